@@ -1,0 +1,136 @@
+"""Options that several commands share, in hf's words."""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from hubconv.steps.decide import Recipe
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
+_UNITS: Final = {
+    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+_TIME: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
+
+
+class Size(click.ParamType):
+    """`5GB`, `500MB`, `1.5GiB`."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Bytes of a size."""
+        found = _SIZE.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is not a size; write 5GB or 500MB.", param, ctx)
+        return int(float(found[1]) * _UNITS[(found[2] or "B").upper()])
+
+
+class Duration(click.ParamType):
+    """`5h30m`, `90m`, `3600`."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Seconds of a time."""
+        found = _TIME.fullmatch(str(value).strip())
+        if found is None or not any(found.groups()):
+            self.fail(f"{value!r} is not a time; write 5h30m or 90m.", param, ctx)
+        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+_RECIPE_OPTIONS: Final = (
+    click.option(
+        "--layout",
+        type=click.Choice(["compressed-tensors", "modelopt", "modelopt-v4"]),
+        help="How NVFP4 weights are spelled.  [default: what suits the family]",
+    ),
+    click.option("--policy", help="Which roles become NVFP4: experts, mlp, linears, all."),
+    click.option(
+        "--activations",
+        type=click.Choice(["w4a16", "w4a4"]),
+        help="Weight-only, or FP4 activations too.  [default: w4a16 where the layout has it]",
+    ),
+    click.option(
+        "--input-scale", type=float, default=1.0, help="Activation scale that is written."
+    ),
+    click.option(
+        "--scales",
+        type=click.Choice(["search", "amax"]),
+        default="search",
+        show_default=True,
+        help="Search the best block scale, or ModelOpt's plain rule.",
+    ),
+    click.option(
+        "--keep",
+        multiple=True,
+        metavar="RE",
+        help="Leave tensors as they are: a regular expression found in their names. Repeatable.",
+    ),
+    click.option(
+        "--mtp",
+        type=click.Choice(["keep", "nvfp4", "drop"]),
+        default="keep",
+        show_default=True,
+        help="What becomes of multi-token-prediction layers.",
+    ),
+    click.option(
+        "--max-shard-size",
+        type=Size(),
+        default=0,
+        metavar="SIZE",
+        help="Regroup output shards to this size.  [default: the source's shards]",
+    ),
+    click.option(
+        "--allow-flushed", is_flag=True, help="Accept tensors whose outliers flush blocks to zero."
+    ),
+)
+
+
+def recipe_options(command: Command) -> Command:
+    """Options that decide the bytes of the result."""
+    for option in reversed(_RECIPE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def recipe_from(values: dict[str, Any]) -> Recipe:
+    """Take the recipe's options out of a command's values."""
+    return Recipe(
+        layout=values.pop("layout") or "",
+        policy=values.pop("policy") or "",
+        activations=values.pop("activations") or "",
+        scales=values.pop("scales"),
+        mtp=values.pop("mtp"),
+        keep=tuple(values.pop("keep")),
+        input_scale=values.pop("input_scale"),
+        max_shard_bytes=values.pop("max_shard_size"),
+        allow_flushed=values.pop("allow_flushed"),
+    )
+
+
+def source_options(command: Command) -> Command:
+    """Options about reading the source."""
+    revision = click.option("--revision", default="", help="Branch, tag or commit of the source.")
+    work_dir = click.option(
+        "--work-dir", default="", metavar="DIR", help="Folder for shards on their way."
+    )
+    return revision(work_dir(command))
+
+
+def output_options(command: Command) -> Command:
+    """Options about what is printed."""
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+    quiet = click.option("-q", "--quiet", is_flag=True, help="No progress.")
+    verbose = click.option("-v", "--verbose", count=True, help="Say more; -vv for everything.")
+    return as_json(quiet(verbose(command)))

@@ -1,0 +1,1 @@
+"""The demonstration: miniature checkpoints, made here, go the whole way without a network."""

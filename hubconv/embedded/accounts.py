@@ -1,0 +1,122 @@
+"""Who may speak to the embedded Hub, and in whose name."""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from hubconv.embedded.records import RepoCard
+from hubconv.embedded.refusals import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user, as one of his tokens sees him.
+
+    Attributes:
+        name: User name, and the namespace that is his own.
+        token: What stands after `Bearer`.
+        orgs: Organizations he belongs to.
+        role: `write` or `read`; a `read` token changes nothing.
+    """
+
+    name: str
+    token: str
+    orgs: tuple[str, ...] = ()
+    role: str = "write"
+
+    def belongs_to(self, namespace: str) -> bool:
+        """Whether the namespace is this user's or one of his organizations'."""
+        return namespace == self.name or namespace in self.orgs
+
+    def whoami(self) -> dict[str, Any]:
+        """The answer to `whoami-v2`."""
+        token = {"displayName": f"{self.name}-{self.role}", "role": self.role}
+        return {
+            "type": "user",
+            "id": self.name,
+            "name": self.name,
+            "fullname": self.name,
+            "email": f"{self.name}@localhost",
+            "isPro": False,
+            "orgs": [{"type": "org", "name": org, "roleInOrg": "admin"} for org in self.orgs],
+            "auth": {"type": "access_token", "accessToken": token},
+        }
+
+
+class Accounts:
+    """The tokens in force."""
+
+    def __init__(self) -> None:
+        self._by_token: dict[str, Account] = {}
+        self._lock = threading.Lock()
+
+    def add(
+        self, name: str, token: str, orgs: Iterable[str] = (), role: str = "write"
+    ) -> Account:
+        """Put a token in force."""
+        account = Account(name, token, tuple(orgs), role)
+        with self._lock:
+            self._by_token[token] = account
+        return account
+
+    def revoke(self, token: str) -> None:
+        """Put a token out of force; later calls with it get 401."""
+        with self._lock:
+            self._by_token.pop(token, None)
+
+    def whose(self, authorization: str | None) -> Account | None:
+        """The account behind an `Authorization` header; None without one.
+
+        Raises:
+            Refusal: The token is not known.
+        """
+        if not authorization:
+            return None
+        token = authorization.removeprefix("Bearer ").strip()
+        account = self._by_token.get(token)
+        if account is None:
+            raise Refusal(401, "Invalid credentials in Authorization header")
+        return account
+
+
+def may_see(account: Account | None, card: RepoCard) -> bool:
+    """Whether the repository exists at all for this caller."""
+    return not card.private or (
+        account is not None and account.belongs_to(card.id.split("/", 1)[0])
+    )
+
+
+def may_read_files(account: Account | None, card: RepoCard) -> bool:
+    """Whether the caller is past the gate, if there is one."""
+    if not card.gated:
+        return True
+    if account is None:
+        return False
+    return account.belongs_to(card.id.split("/", 1)[0]) or account.name in card.granted
+
+
+def demand_login(account: Account | None) -> Account:
+    """The caller, who must have said who he is.
+
+    Raises:
+        Refusal: There was no token.
+    """
+    if account is None:
+        raise Refusal(401, "Invalid username or password.")
+    return account
+
+
+def demand_write(account: Account | None, namespace: str) -> Account:
+    """The caller, who must be allowed to change things under a namespace.
+
+    Raises:
+        Refusal: There was no token, or it is too weak.
+    """
+    caller = demand_login(account)
+    if caller.role != "write":
+        raise Refusal(403, "You need a token with the write role for this; yours can only read.")
+    if not caller.belongs_to(namespace):
+        message = f'You don\'t have the rights to write under the namespace "{namespace}".'
+        raise Refusal(403, message)
+    return caller

@@ -1,0 +1,129 @@
+"""Content-addressed files: git blobs by sha1, large files by sha256, streamed in, hashed on the way."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from hubconv.embedded.records import git_oid
+from hubconv.embedded.refusals import Refusal
+
+BLOCK_BYTES = 1 << 20
+
+
+class Incoming:
+    """A file on its way in: `write` blocks, then take `path` away or let it go."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self.path = path
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, block: bytes) -> None:
+        """Take the next bytes."""
+        self._file.write(block)
+        self.sha256.update(block)
+        self.size += len(block)
+
+    def close(self) -> None:
+        """Put all bytes on disk."""
+        self._file.close()
+
+
+class BlobStore:
+    """The blobs of all repositories, each kept once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root / "blobs"
+        self.incoming_root = root / "incoming"
+        self.incoming_root.mkdir(parents=True, exist_ok=True)
+
+    def git_path(self, oid: str) -> Path:
+        """Where a regular file's content lies."""
+        return self._root / "git" / oid[:2] / oid
+
+    def large_path(self, sha256: str) -> Path:
+        """Where a large file's content lies, if it did not come through xet."""
+        return self._root / "large" / sha256[:2] / sha256
+
+    def put_git(self, content: bytes) -> str:
+        """Keep a regular file; its git sha1 is the name."""
+        oid = git_oid(content)
+        if not self.git_path(oid).exists():
+            with self.incoming() as incoming:
+                incoming.write(content)
+                incoming.close()
+                self._settle(incoming.path, self.git_path(oid))
+        return oid
+
+    def get_git(self, oid: str) -> bytes:
+        """A regular file's content."""
+        return self.git_path(oid).read_bytes()
+
+    @contextmanager
+    def incoming(self) -> Iterator[Incoming]:
+        """A scratch file that is gone afterwards unless it was kept."""
+        handle, name = tempfile.mkstemp(dir=self.incoming_root)
+        path = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            try:
+                yield Incoming(file, path)
+            finally:
+                path.unlink(missing_ok=True)
+
+    def keep_large(self, incoming: Incoming, sha256: str) -> None:
+        """Keep a whole large file under the hash that was promised for it.
+
+        Raises:
+            Refusal: The bytes have another hash.
+        """
+        incoming.close()
+        actual = incoming.sha256.hexdigest()
+        if actual != sha256:
+            raise Refusal(400, f"The content's sha256 is {actual}, not {sha256}.")
+        self._settle(incoming.path, self.large_path(sha256))
+
+    def part_path(self, upload_id: str, number: int) -> Path:
+        """Where one part of a multipart upload waits for the others."""
+        return self.incoming_root / upload_id / f"{number:06d}"
+
+    def keep_part(self, incoming: Incoming, upload_id: str, number: int) -> str:
+        """Keep one part of a multipart upload; the answer is its ETag."""
+        incoming.close()
+        self._settle(incoming.path, self.part_path(upload_id, number))
+        return incoming.sha256.hexdigest()
+
+    def join_parts(self, upload_id: str, sha256: str, etags: list[tuple[int, str]]) -> int:
+        """Make a large file out of its parts; the answer is its size in bytes.
+
+        Raises:
+            Refusal: A part is missing, has changed, or the whole has another hash.
+        """
+        if [number for number, _ in etags] != list(range(1, len(etags) + 1)):
+            raise Refusal(400, "The parts are not numbered 1, 2, 3 and so on.")
+        with self.incoming() as whole:
+            for number, etag in etags:
+                self._append_part(whole, self.part_path(upload_id, number), etag)
+            self.keep_large(whole, sha256)
+        for number, _ in etags:
+            self.part_path(upload_id, number).unlink(missing_ok=True)
+        return whole.size
+
+    def _append_part(self, whole: Incoming, part: Path, etag: str) -> None:
+        if not part.exists():
+            raise Refusal(400, f"Part {int(part.name)} was not uploaded.")
+        seen = hashlib.sha256()
+        with part.open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                seen.update(block)
+                whole.write(block)
+        if seen.hexdigest() != etag.strip('"'):
+            raise Refusal(400, f"The ETag of part {int(part.name)} is not the one we gave.")
+
+    def _settle(self, source: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)

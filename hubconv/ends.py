@@ -1,0 +1,343 @@
+"""The two ends of a conversion: where bytes come from and where they go.
+
+A folder and a Hub repository are two implementations of the same protocols; nothing else in the
+house asks which of the two it is talking to.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Protocol, Self
+
+from hubconv.errors import UsageError
+from hubconv.formats.nvfp4 import Quality
+
+MANIFEST: Final = "hubconv.json"
+CARD: Final = "README.md"
+JOURNAL: Final = ".hubconv"
+"""Folder of the journal: on the staging branch of a Hub repo, or inside a target folder."""
+
+_REPO_ID: Final = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class EndRef:
+    """What a SOURCE or TARGET word on the command line names.
+
+    Attributes:
+        kind: hub or folder.
+        name: `org/name`, or the folder's path as written.
+        revision: Branch, tag or commit after `@`; empty for the default.
+    """
+
+    kind: Literal["hub", "folder"]
+    name: str
+    revision: str = ""
+
+
+def parse_end(word: str) -> EndRef:
+    """Tell a repository from a folder.
+
+    A folder is written `./x`, `../x`, `~/x` or `/x`; `org/x` is a Hub repository, and where a
+    folder of that name exists too the word is refused rather than guessed at (`hf://org/x` says
+    which is meant).
+
+    Raises:
+        UsageError: Neither, or both.
+    """
+    if word.startswith(("./", "../", "/", "~/")) or word in {".", ".."}:
+        return EndRef("folder", str(Path(word).expanduser()))
+    name, _, revision = word.removeprefix("hf://").partition("@")
+    if not _REPO_ID.fullmatch(name) or ".." in name or "--" in name:
+        if Path(word).is_dir():
+            return EndRef("folder", word)
+        raise UsageError(
+            f"{word!r} is neither a repository (org/name) nor a folder.",
+            "Write a folder as ./name or /path.",
+        )
+    if Path(name).is_dir() and not word.startswith("hf://"):
+        raise UsageError(
+            f"{name!r} may be the Hub repository or the folder of that name here.",
+            f"Write hf://{name} for the repository, ./{name} for the folder.",
+        )
+    return EndRef("hub", name, revision)
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of a source or a target.
+
+    Attributes:
+        path: Relative to the repository or folder, with forward slashes.
+        size: Bytes.
+        sha256: Of its content where it is known without reading; else empty.
+        stamp: Something that changes when the content does: git or xet hash, or a file's time.
+    """
+
+    path: str
+    size: int
+    sha256: str = ""
+    stamp: str = ""
+
+
+class ShardBytes(Protocol):
+    """A source shard whose bytes may be read in any order."""
+
+    def read(self, begin: int, end: int) -> bytes | bytearray | memoryview:
+        """Bytes [begin, end) of the file."""
+        ...
+
+
+class Source(Protocol):
+    """Where a checkpoint is read from, pinned to one state of it."""
+
+    @property
+    def ref(self) -> str:
+        """`org/name`, or the folder's path."""
+        ...
+
+    @property
+    def commit(self) -> str:
+        """The pinned commit; empty for a folder."""
+        ...
+
+    @property
+    def restricted(self) -> str:
+        """`private`, `gated`, or empty: what stands against publishing its content openly."""
+        ...
+
+    def files(self) -> Mapping[str, FileEntry]:
+        """Every file of the pinned state, by path."""
+        ...
+
+    def read(self, path: str, begin: int, end: int) -> bytes:
+        """Bytes [begin, end) of a file, fetched by themselves."""
+        ...
+
+    def open(self, path: str) -> AbstractContextManager[ShardBytes]:
+        """A shard for reading most of it; its sha256 is checked before the first byte is given.
+
+        Raises:
+            IntegrityError: The content does not have the hash the source names.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TensorQuality:
+    """How one NVFP4 weight came out."""
+
+    module: str
+    role: str
+    shape: tuple[int, int]
+    global_scale: float
+    quality: Quality
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRecord:
+    """The proof that an output shard is finished: an entry of the journal.
+
+    Attributes:
+        plan_id: The plan it belongs to.
+        shard: Its path in the target.
+        size: Bytes.
+        sha256: Of its content, computed while it was written.
+        tensors: Every NVFP4 weight in it.
+        device: What computed it.
+        version: hubconv's version.
+        seconds: Wall time it took.
+    """
+
+    plan_id: str
+    shard: str
+    size: int
+    sha256: str
+    tensors: tuple[TensorQuality, ...]
+    device: str
+    version: str
+    seconds: float
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The record a line of JSON holds.
+
+        Raises:
+            ValueError: It holds no record: whoever reads journals then makes the unit again.
+        """
+        try:
+            data = json.loads(text)
+            tensors = tuple(_tensor_quality(entry) for entry in data.pop("tensors"))
+            return cls(tensors=tensors, **data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a unit record: {error}") from error
+
+
+def _tensor_quality(entry: Mapping[str, Any]) -> TensorQuality:
+    rows, cols = entry["shape"]
+    return TensorQuality(
+        entry["module"],
+        entry["role"],
+        (rows, cols),
+        entry["global_scale"],
+        Quality(**entry["quality"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """A file that a sink has taken over completely."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Sink(Protocol):
+    """Takes the bytes of one file in order, hashing as they pass."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes."""
+        ...
+
+    def finish(self) -> StagedFile:
+        """Make the file durable under its name; without this call nothing of it remains."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What one publish puts on main, whole or not at all.
+
+    Attributes:
+        plan_id: Written into the commit message; found there again after a lost answer.
+        title: First line of the commit message.
+        shards: Staged shards, by record.
+        files: Small files by path: config, index, card, manifest, copied files.
+        deletions: Paths of the earlier publish that are no longer part of the checkpoint.
+    """
+
+    plan_id: str
+    title: str
+    shards: Sequence[UnitRecord]
+    files: Mapping[str, bytes]
+    deletions: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where the release stands.
+
+    Attributes:
+        ref: `org/name` or folder.
+        commit: The publish commit; empty for a folder.
+        url: What a person opens to see it.
+        pull_request: Number of the pull request where it was published to one, else 0.
+    """
+
+    ref: str
+    commit: str
+    url: str
+    pull_request: int = 0
+
+
+class Staging(Protocol):
+    """The journal and the workbench of one plan on a target."""
+
+    def records(self) -> Mapping[str, UnitRecord]:
+        """Finished units by shard: only those whose record names the hash that is really there."""
+        ...
+
+    def create(self, path: str) -> Sink:
+        """A sink for one output shard."""
+        ...
+
+    def add(self, record: UnitRecord) -> None:
+        """Note a finished unit; durable at the latest after `flush`."""
+        ...
+
+    def flush(self) -> None:
+        """Make every noted unit durable."""
+        ...
+
+    def view(self) -> Source:
+        """The staged files, for reading back."""
+        ...
+
+    def publish(self, release: Release) -> Published:
+        """Show the release: one commit on a Hub repo, the manifest last in a folder.
+
+        Raises:
+            ConflictError: The target received something else meanwhile; staging is kept.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Remove the journal and everything staged."""
+        ...
+
+
+class Target(Protocol):
+    """Where the result goes."""
+
+    @property
+    def ref(self) -> str:
+        """`org/name`, or the folder's path."""
+        ...
+
+    def manifest(self) -> Mapping[str, Any] | None:
+        """hubconv.json of what is published now; None where hubconv has published nothing."""
+        ...
+
+    def files(self) -> Mapping[str, FileEntry]:
+        """What is published now, by path; empty where nothing exists."""
+        ...
+
+    def check(self, restricted: str) -> None:
+        """Refuse early what could only fail late: rights, privacy, space.
+
+        Args:
+            restricted: What stands against publishing the source's content openly.
+
+        Raises:
+            NotAllowedError: No right to write, or private content would become public.
+        """
+        ...
+
+    def check_card(self, card: str) -> None:
+        """Refuse a card that publishing would refuse.
+
+        Raises:
+            SourceError: Its front matter is not acceptable.
+        """
+        ...
+
+    def tidy(self, plan_id: str) -> None:
+        """Finish what a run killed after its publish left undone."""
+        ...
+
+    def stage(self, plan_id: str) -> Staging:
+        """Open the journal of a plan, making what it needs."""
+        ...
+
+    def view(self) -> Source:
+        """What is published now, for reading back."""
+        ...

@@ -1,0 +1,113 @@
+"""Files on this machine: read by position, written beside their name and renamed when whole."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from hubconv.ends import StagedFile
+from hubconv.errors import ResourceError
+
+
+class PositionedFile:
+    """A file read by position, from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Bytes [begin, end); fewer only where the file ends."""
+        pieces = []
+        while begin < end:
+            piece = os.pread(self._file.fileno(), end - begin, begin)
+            if not piece:
+                break
+            pieces.append(piece)
+            begin += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class FileSink:
+    """Writes one file beside its final name, hashing as bytes pass.
+
+    Args:
+        path: Final path; the file appears there by `finish` alone.
+        name: Its name in the target.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._partial = path.with_name(path.name + ".partial")
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        self._partial.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._partial.open("wb")
+        return self
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes.
+
+        Raises:
+            ResourceError: The disk is full or the file system refuses.
+        """
+        if self._file is None:
+            raise ValueError("a sink is written inside its with block")
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise disk_error(error, self._path.parent) from error
+        self._hash.update(data)
+        self._size += len(data)
+
+    def finish(self) -> StagedFile:
+        """Bring the bytes to the disk, then give the file its name."""
+        if self._file is None:
+            raise ValueError("a sink is finished inside its with block")
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._partial.replace(self._path)
+        except OSError as error:
+            raise disk_error(error, self._path.parent) from error
+        self._file = None
+        return StagedFile(self._name, self._size, self._hash.hexdigest())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
+
+
+def disk_error(error: OSError, folder: Path) -> ResourceError:
+    """What a failed write means, and what to do."""
+    free = shutil.disk_usage(folder).free if folder.exists() else 0
+    return ResourceError(
+        f"Writing in {folder} failed: {error.strerror or error}; {free / 2**30:.1f} GiB are free "
+        "there.",
+        "Make room or choose another folder, then run the same command again: finished shards "
+        "are kept.",
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Ground floor: numbers, names and bytes. No network, no terminal, no torch."""

@@ -1,0 +1,242 @@
+"""Checkpoint headers: read strictly, written exactly.
+
+A safetensors file is 8 bytes (little-endian header length), a JSON header, and the tensor bytes.
+The reader rejects whatever the safetensors library rejects, and duplicate names besides: the
+library takes the last of two, so another reader could see another model.
+"""
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hubconv.errors import HeaderError
+from hubconv.formats.dtypes import BITS
+
+MAX_HEADER_BYTES: Final = 100_000_000
+"""The cap of the safetensors format; checked before anything is allocated."""
+
+MAX_TENSORS: Final = 2_000_000
+MAX_RANK: Final = 8
+LENGTH_BYTES: Final = 8
+INDEX_NAME: Final = "model.safetensors.index.json"
+
+_TENSOR_NAME: Final = re.compile(r"[A-Za-z0-9_.\-/]{1,512}")
+_SHARD_NAME: Final = re.compile(r"[\w.\-]+(?:/[\w.\-]+)*\.safetensors", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor as a shard's header describes it.
+
+    Attributes:
+        name: Its name.
+        dtype: The safetensors name of its element type.
+        shape: Its shape; empty for a scalar.
+        shard: The file that holds it.
+        begin: First byte within the file (not within the data section).
+        end: One past its last byte.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: str
+    begin: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.end - self.begin
+
+
+def nbytes_of(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes that `shape` elements of `dtype` occupy; the bit count must fill whole bytes."""
+    bits = math.prod(shape) * BITS[dtype]
+    if bits % 8:
+        raise HeaderError(f"{list(shape)} elements of {dtype} do not fill whole bytes.")
+    return bits // 8
+
+
+def header_length(first_bytes: bytes, file_bytes: int, shard: str) -> int:
+    """Length of the JSON header, from the first eight bytes of a shard.
+
+    Args:
+        first_bytes: At least the first eight bytes of the file.
+        file_bytes: Size of the whole file.
+        shard: Its name, for messages.
+
+    Raises:
+        HeaderError: The file is too short, or the length is beyond the format's cap or the file.
+    """
+    if len(first_bytes) < LENGTH_BYTES:
+        raise HeaderError(f"{shard} is {len(first_bytes)} bytes long: not a safetensors file.")
+    (length,) = struct.unpack("<Q", first_bytes[:LENGTH_BYTES])
+    if length > MAX_HEADER_BYTES or length + LENGTH_BYTES > file_bytes:
+        raise HeaderError(
+            f"{shard} announces a header of {length} bytes; the file has {file_bytes} and the "
+            f"format allows {MAX_HEADER_BYTES}.",
+            "The file is damaged or not safetensors: upload it again at the source.",
+        )
+    return int(length)
+
+
+def parse_header(header: bytes, file_bytes: int, shard: str) -> list[StoredTensor]:
+    """Tensors of a shard, in the order of their bytes.
+
+    Args:
+        header: The JSON header, without the eight length bytes.
+        file_bytes: Size of the whole file; the tensors must cover it exactly.
+        shard: Its name, for messages and for the records.
+
+    Raises:
+        HeaderError: Anything the safetensors format forbids, or a duplicate or unusable name.
+    """
+    if header[:1] != b"{":
+        raise HeaderError(f"The header of {shard} does not begin with '{{'.")
+    entries = _parse_json(header, shard)
+    if not isinstance(entries, dict):
+        raise HeaderError(f"The header of {shard} is not a JSON object.")
+    _check_metadata(entries.pop("__metadata__", {}), shard)
+    if len(entries) > MAX_TENSORS:
+        raise HeaderError(f"{shard} lists {len(entries)} tensors; the cap is {MAX_TENSORS}.")
+    data_begin = LENGTH_BYTES + len(header)
+    tensors = [_tensor(name, entry, shard, data_begin) for name, entry in entries.items()]
+    tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
+    _check_cover(tensors, data_begin, file_bytes, shard)
+    return tensors
+
+
+def _parse_json(text: bytes, where: str) -> Any:  # noqa: ANN401 - JSON is untyped until checked
+    try:
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise HeaderError(f"{where} holds no valid JSON: {error}.") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+    return found
+
+
+def _check_metadata(metadata: object, shard: str) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise HeaderError(f"__metadata__ of {shard} is not a table of strings.")
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _tensor(name: str, entry: object, shard: str, data_begin: int) -> StoredTensor:
+    if not _TENSOR_NAME.fullmatch(name):
+        raise HeaderError(f"{shard} names a tensor {name[:80]!r}: not a usable name.")
+    where = f"{name} in {shard}"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise HeaderError(f"{where} must have exactly dtype, shape and data_offsets.")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise HeaderError(f"{where} has the unknown dtype {str(dtype)[:40]!r}.")
+    if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_size, shape)):
+        raise HeaderError(f"{where} has the unusable shape {str(shape)[:80]}.")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
+        raise HeaderError(f"{where} has the unusable data_offsets {str(offsets)[:80]}.")
+    begin, end = offsets
+    if end - begin != nbytes_of(dtype, shape):
+        raise HeaderError(
+            f"{where} is {dtype} {shape}, {nbytes_of(dtype, shape)} bytes, but its data_offsets "
+            f"span {end - begin}."
+        )
+    return StoredTensor(name, dtype, tuple(shape), shard, data_begin + begin, data_begin + end)
+
+
+def _check_cover(
+    tensors: Sequence[StoredTensor], data_begin: int, file_bytes: int, shard: str
+) -> None:
+    position = data_begin
+    for tensor in tensors:
+        if tensor.begin != position:
+            fault = "overlaps the tensor before it" if tensor.begin < position else "leaves a hole"
+            raise HeaderError(f"{tensor.name} in {shard} {fault} (byte {tensor.begin}).")
+        position = tensor.end
+    if position != file_bytes:
+        raise HeaderError(
+            f"The tensors of {shard} end at byte {position}, the file at {file_bytes}.",
+            "The file is truncated or damaged: upload it again at the source.",
+        )
+
+
+def parse_index(text: bytes, present: Iterable[str]) -> dict[str, str]:
+    """Tensor name to shard, from an index file.
+
+    Args:
+        text: The index file.
+        present: Files that the pinned tree really holds.
+
+    Raises:
+        HeaderError: Not an index, an unusable name, or a shard that the tree does not hold.
+    """
+    index = _parse_json(text, INDEX_NAME)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise HeaderError(f"{INDEX_NAME} has no weight_map.")
+    files = frozenset(present)
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard) or ".." in shard:
+            raise HeaderError(f"{INDEX_NAME} sends {name[:80]!r} to {str(shard)[:80]!r}.")
+        if not _TENSOR_NAME.fullmatch(name):
+            raise HeaderError(f"{INDEX_NAME} names a tensor {name[:80]!r}: not a usable name.")
+        if shard not in files:
+            raise HeaderError(
+                f"{INDEX_NAME} sends {name} to {shard}, which is not in the repository.",
+                "The upload of the source is incomplete: wait for its publisher to finish it.",
+            )
+    return weight_map
+
+
+def write_header(tensors: Sequence[tuple[str, str, Sequence[int]]]) -> bytes:
+    """The beginning of a safetensors file, up to the first tensor byte.
+
+    Args:
+        tensors: (name, dtype, shape) in the order of their bytes.
+
+    Returns:
+        Length field and JSON header, padded with spaces to a multiple of eight bytes.
+
+    Raises:
+        HeaderError: A name appears twice.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, dtype, shape in tensors:
+        if name in header:
+            raise HeaderError(f"{name} would be written twice.")
+        size = nbytes_of(dtype, shape)
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "data_offsets": [position, position + size],
+        }
+        position += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def write_index(weight_map: Mapping[str, str], total_size: int) -> bytes:
+    """An index file with its tensors in sorted order.
+
+    Args:
+        weight_map: Tensor name to shard.
+        total_size: Bytes of all tensors, headers not counted.
+    """
+    index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
+    return json.dumps(index, indent=2).encode() + b"\n"

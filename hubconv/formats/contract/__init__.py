@@ -1,0 +1,35 @@
+"""What loaders demand of an NVFP4 checkpoint, restated as rules that run on headers alone.
+
+`check` finds every breach. The matchers answer one question each: does this loader, with this
+configuration, take this module for quantized?
+"""
+
+from hubconv.formats.contract.audit import check
+from hubconv.formats.contract.ct_rules import (
+    ct_library_match,
+    ct_library_scheme,
+    sglang_ct_scheme,
+    vllm_ct_scheme,
+)
+from hubconv.formats.contract.finding import Finding, MixedPartsError, NoSchemeError
+from hubconv.formats.contract.modelopt_rules import (
+    mixed_algo,
+    sglang_modelopt_excluded,
+    trtllm_excluded,
+    vllm_modelopt_excluded,
+)
+
+__all__ = [
+    "Finding",
+    "MixedPartsError",
+    "NoSchemeError",
+    "check",
+    "ct_library_match",
+    "ct_library_scheme",
+    "mixed_algo",
+    "sglang_ct_scheme",
+    "sglang_modelopt_excluded",
+    "trtllm_excluded",
+    "vllm_ct_scheme",
+    "vllm_modelopt_excluded",
+]

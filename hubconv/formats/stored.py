@@ -1,0 +1,208 @@
+"""How a source stores a weight, and what numbers its bytes mean.
+
+The dequantised weight is a float32 number by definition of its format: `code * scale`, rounded
+once. `dequantize` here is the slow, obvious reading that checks everything else.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hubconv.errors import IntegrityError, ScaleError
+from hubconv.formats.dtypes import BITS
+from hubconv.formats.nvfp4 import E2M1_VALUES, E4M3_VALUES
+
+Kind = Literal["plain", "fp8", "mxfp4"]
+Bytes2D = npt.NDArray[np.uint8]
+Floats2D = npt.NDArray[np.float32]
+
+MXFP4_GROUP: Final = 32
+"""Elements that share one E8M0 exponent (OCP Microscaling v1.0, section 5.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeight:
+    """A weight matrix as the source stores it.
+
+    Attributes:
+        kind: plain (BF16, F16, F32), fp8 (E4M3 with scales), mxfp4 (E2M1 pairs with exponents).
+        dtype: Element type of the data tensor, by its safetensors name.
+        rows: Rows of the matrix.
+        cols: Columns of the matrix, in elements (for mxfp4 twice the stored bytes).
+        scale_dtype: Element type of the scales; empty for plain weights.
+        block: (rows, columns) of elements that share one scale; (1, cols) is one per row,
+            (rows, cols) one per tensor.
+    """
+
+    kind: Kind
+    dtype: str
+    rows: int
+    cols: int
+    scale_dtype: str = ""
+    block: tuple[int, int] = (0, 0)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of the data tensor."""
+        return self.cols // 2 if self.kind == "mxfp4" else self.cols * BITS[self.dtype] // 8
+
+    @property
+    def scale_shape(self) -> tuple[int, int]:
+        """(rows, columns) of the scale tensor; (0, 0) for plain weights."""
+        if self.kind == "plain":
+            return (0, 0)
+        return (math.ceil(self.rows / self.block[0]), math.ceil(self.cols / self.block[1]))
+
+    @property
+    def scale_row_bytes(self) -> int:
+        """Bytes of one row of the scale tensor."""
+        return self.scale_shape[1] * BITS[self.scale_dtype] // 8 if self.scale_dtype else 0
+
+    def scale_rows(self, first_row: int, rows: int) -> range:
+        """The rows of the scale tensor that `rows` rows from `first_row` on need."""
+        if self.kind == "plain" or rows == 0:
+            return range(0)
+        return range(first_row // self.block[0], (first_row + rows - 1) // self.block[0] + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Some whole rows of a stored weight, with the scales they need.
+
+    Attributes:
+        weight: What the bytes are.
+        first_row: Row of the weight at which the window begins.
+        data: [rows, row_bytes] uint8, the stored bytes.
+        scales: [scale rows, scale columns] float32, the rows that `weight.scale_rows` names;
+            empty for plain weights.
+    """
+
+    weight: StoredWeight
+    first_row: int
+    data: Bytes2D
+    scales: Floats2D
+
+    @property
+    def rows(self) -> int:
+        """Rows in this window."""
+        return int(self.data.shape[0])
+
+
+class NonFiniteError(IntegrityError):
+    """Raised when a weight or a scale is NaN or infinite, or their product is.
+
+    Args:
+        count: How many elements of the window are not finite.
+        row: Row of the first one, within the whole weight.
+        col: Its column.
+    """
+
+    def __init__(self, count: int, row: int, col: int) -> None:
+        super().__init__(f"{count} elements are not finite, the first at [{row}, {col}].")
+        self.count = count
+        self.row = row
+        self.col = col
+
+
+def scale_values(
+    raw: bytes | bytearray | memoryview | Bytes2D, dtype: str, shape: tuple[int, int]
+) -> Floats2D:
+    """The numbers that stored scales mean, exactly.
+
+    Args:
+        raw: Bytes of the scales, row after row.
+        dtype: F32, BF16, F16 or F8_E8M0 (0 is 2^-127, 255 is NaN).
+        shape: (rows, columns) of the scales in `raw`.
+
+    Raises:
+        ScaleError: The element type is not one of scales.
+    """
+    stored = np.frombuffer(raw, np.uint8)
+    if dtype == "F8_E8M0":
+        bits = stored.astype(np.uint32) << 23
+        bits[stored == 0] = 1 << 22  # 2^-127 is subnormal in float32
+        bits[stored == 255] = 0x7FC00000
+        return bits.view(np.float32).reshape(shape)
+    return _floats(stored, dtype).reshape(shape)
+
+
+def window(
+    weight: StoredWeight,
+    first_row: int,
+    data: bytes | bytearray | memoryview | Bytes2D,
+    scales: bytes | bytearray | memoryview | Bytes2D = b"",
+) -> Window:
+    """Name the rows whose bytes these are.
+
+    Args:
+        weight: The weight that the rows belong to.
+        first_row: The first of the rows.
+        data: Bytes of whole rows; not copied.
+        scales: Bytes of the scale rows that `weight.scale_rows` names; empty for plain weights.
+    """
+    stored = np.frombuffer(data, np.uint8).reshape(-1, weight.row_bytes)
+    shape = (len(weight.scale_rows(first_row, len(stored))), weight.scale_shape[1])
+    if weight.kind == "plain":
+        return Window(weight, first_row, stored, np.empty((0, 0), np.float32))
+    return Window(weight, first_row, stored, scale_values(scales, weight.scale_dtype, shape))
+
+
+def dequantize(window: Window) -> Floats2D:
+    """The weights of a window, by the definition of its format; slow.
+
+    Returns:
+        [rows, cols] float32.
+
+    Raises:
+        NonFiniteError: A weight or a scale is NaN or infinite, or their product is.
+    """
+    weight = window.weight
+    values = _DECODERS[weight.kind](window)
+    if weight.kind != "plain":
+        first = window.first_row // weight.block[0]
+        of_row = np.arange(window.first_row, window.first_row + window.rows) // weight.block[0]
+        of_col = np.arange(weight.cols) // weight.block[1]
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            values *= window.scales[(of_row - first)[:, None], of_col]
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row, col = np.argwhere(bad)[0]
+        raise NonFiniteError(int(bad.sum()), window.first_row + int(row), int(col))
+    return values
+
+
+def _floats(stored: npt.NDArray[np.uint8], dtype: str) -> Floats2D:
+    """[...] float32 from the bytes of float numbers; the last axis shrinks by the element size."""
+    if dtype == "BF16":
+        return (stored.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if dtype == "F16":
+        return stored.view("<f2").astype(np.float32)
+    if dtype == "F32":
+        return stored.view("<f4").astype(np.float32)
+    raise ScaleError(f"{dtype} is not an element type of weights or scales that hubconv reads.")
+
+
+def _plain(window: Window) -> Floats2D:
+    return _floats(np.ascontiguousarray(window.data), window.weight.dtype)
+
+
+def _e4m3(window: Window) -> Floats2D:
+    return E4M3_VALUES[window.data]
+
+
+def _e2m1(window: Window) -> Floats2D:
+    values = np.empty((window.rows, window.weight.cols), np.float32)
+    values[:, 0::2] = E2M1_VALUES[window.data & 15]
+    values[:, 1::2] = E2M1_VALUES[window.data >> 4]
+    return values
+
+
+_DECODERS: Final[dict[Kind, Callable[[Window], Floats2D]]] = {
+    "plain": _plain,
+    "fp8": _e4m3,
+    "mxfp4": _e2m1,
+}

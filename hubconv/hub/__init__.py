@@ -1,0 +1,1 @@
+"""The only rooms that speak to the Hub: client, source, target, staging."""

@@ -1,0 +1,166 @@
+"""The client: one HfApi, retries for what it does not retry itself, and errors in our words.
+
+A token is never passed on as text: the client asks for it at every call, so that one renewed
+during a long run is used.
+"""
+
+import email.utils
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    OIDCError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from hubconv.errors import ConflictError, HubconvError, NotAllowedError, SourceError, TemporaryError
+from hubconv.hub.compat import httpx, limit_waiting, status_of
+
+Result = TypeVar("Result")
+
+TRIES: Final = 6
+LONGEST_WAIT_S: Final = 60.0
+MOVED: Final = 412
+REFUSED: Final = (401, 403)
+BUSY: Final = (408, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True, slots=True)
+class HubClient:
+    """What every room of `hub/` is given.
+
+    Attributes:
+        api: The client of huggingface_hub.
+        wait: Called with seconds between tries; tests make it short.
+    """
+
+    api: HfApi
+    wait: Callable[[float], None] = time.sleep
+
+    def call(self, what: str, function: Callable[[], Result]) -> Result:
+        """Run a request that may be repeated safely, with patience for faults that pass.
+
+        Args:
+            what: What is being done, for messages: `reading org/name`.
+            function: The request.
+
+        Raises:
+            HubconvError: In our words, when patience is over or the fault is not a passing one.
+        """
+        for attempt in range(1, TRIES + 1):
+            try:
+                return function()
+            except Exception as error:
+                if not is_passing(error):
+                    raise explain(error, what) from error
+                if attempt == TRIES:
+                    raise TemporaryError(
+                        f"{what} failed {TRIES} times: {_brief(error)}.",
+                        "Finished shards are kept; run the same command again later.",
+                    ) from error
+                self.wait(pause(error, attempt))
+        raise TemporaryError(f"{what} was not tried.")
+
+
+def open_client(version: str, token_variable: str = "") -> HubClient:
+    """A client with the user's credentials.
+
+    Args:
+        version: hubconv's version, for the user agent.
+        token_variable: Environment variable with a token of its own for this end; where it is
+            unset the client finds the token the way `hf` does.
+    """
+    token = os.environ.get(token_variable) if token_variable else None
+    limit_waiting()
+    return HubClient(HfApi(token=token, library_name="hubconv", library_version=version))
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same request may succeed a little later."""
+    if isinstance(error, HubconvError):
+        return isinstance(error, TemporaryError)
+    if isinstance(error, HfHubHTTPError):
+        return status_of(error) in BUSY
+    return isinstance(error, httpx.TransportError | ConnectionError | TimeoutError)
+
+
+def pause(error: BaseException, attempt: int) -> float:
+    """Seconds to wait before the next try: what the server asks for, else growing with jitter."""
+    asked = _retry_after(error)
+    if asked is not None:
+        return min(asked, 10 * LONGEST_WAIT_S)
+    grown = min(2.0 ** (attempt - 1), LONGEST_WAIT_S)
+    return grown * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
+
+
+def _retry_after(error: BaseException) -> float | None:
+    response = getattr(error, "response", None)
+    text = response.headers.get("retry-after") if response is not None else None
+    if text is None:
+        return None
+    if text.strip().isdigit():
+        return float(text)
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def explain(error: BaseException, what: str) -> HubconvError:
+    """An error of the client in our words, with its exit code."""
+    if isinstance(error, HubconvError):
+        return error
+    if isinstance(error, GatedRepoError):
+        return NotAllowedError(
+            f"{what}: the repository is gated and this account has no access.",
+            "Open its page on the Hub, accept its terms, then run again with that account's token.",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return SourceError(f"{what}: there is no such revision.", "Check --revision.")
+    if isinstance(error, RepositoryNotFoundError):
+        return SourceError(
+            f"{what}: there is no such repository, or it is private and this token cannot see it.",
+            "Check the name; for a private one log in with `hf auth login` or set HF_TOKEN.",
+        )
+    if isinstance(error, EntryNotFoundError):
+        return SourceError(f"{what}: the file is not there.")
+    if isinstance(error, LocalTokenNotFoundError | OIDCError):
+        return NotAllowedError(
+            f"{what}: no token ({_brief(error)}).",
+            "Log in with `hf auth login`, set HF_TOKEN, or in a workflow grant id-token: write.",
+        )
+    if isinstance(error, HFValidationError):
+        return SourceError(f"{what}: {_brief(error)}.")
+    return _explain_status(error, what)
+
+
+def _explain_status(error: BaseException, what: str) -> HubconvError:
+    status = status_of(error)
+    if status == MOVED:
+        return ConflictError(f"{what}: the branch received another commit meanwhile.")
+    if status in REFUSED:
+        return NotAllowedError(
+            f"{what}: the Hub refused ({status}): {_brief(error)}.",
+            "Use a token with write access to this repository (hf auth login, or HF_TOKEN).",
+        )
+    if is_passing(error):
+        return TemporaryError(f"{what}: {_brief(error)}.", "Run the same command again later.")
+    return HubconvError(f"{what} failed: {_brief(error)}.")
+
+
+def _brief(error: BaseException) -> str:
+    text = str(error).strip().split("\n")[0].rstrip(".")
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

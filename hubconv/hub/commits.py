@@ -1,0 +1,71 @@
+"""Commits on a repository: each names the parent it expects, none is repeated blindly."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationCopy,
+    CommitOperationDelete,
+)
+
+from hubconv.hub.client import HubClient
+
+TRAILER: Final = "hubconv-plan: "
+STAGED: Final = "Stage "
+"""First word of commits on the staging branch; a publish never begins so."""
+
+LOG_DEPTH: Final = 50
+
+Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
+
+
+class Commits:
+    """Heads, commits and logs of one repository."""
+
+    def __init__(self, client: HubClient, repo: str) -> None:
+        self._client = client
+        self._repo = repo
+
+    def head(self, revision: str) -> str:
+        """The commit a branch stands at."""
+        info = self._client.call(
+            f"Reading the head of {revision}",
+            lambda: self._client.api.repo_info(self._repo, revision=revision),
+        )
+        return str(info.sha)
+
+    def commit(
+        self,
+        operations: Sequence[Operation],
+        message: str,
+        revision: str,
+        parent: str,
+        *,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """One request to commit, without any retry: the caller must look before it repeats."""
+        title, _, description = message.partition("\n\n")
+        return self._client.api.create_commit(
+            self._repo,
+            list(operations),
+            commit_message=title,
+            commit_description=description,
+            revision=revision,
+            parent_commit=parent,
+            create_pr=create_pr,
+        )
+
+    def published(self, revision: str, plan_id: str) -> str | None:
+        """The commit of a branch that published a plan, if its recent log holds one."""
+
+        def search() -> str | None:
+            log = self._client.api.list_repo_commits(self._repo, revision=revision)
+            for commit in log[:LOG_DEPTH]:
+                told = f"{commit.title}\n{commit.message}"
+                if f"{TRAILER}{plan_id}" in told and not commit.title.startswith(STAGED):
+                    return str(commit.commit_id)
+            return None
+
+        return self._client.call(f"Reading the log of {self._repo}", search)

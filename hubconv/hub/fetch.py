@@ -1,0 +1,214 @@
+"""One file of the Hub into one slot on the disk, its hash proven before anyone reads it.
+
+Engines, chosen per file: a Xet stream where the file is stored in Xet, several connections through
+hf_transfer where it is plain LFS and large, one connection that resumes otherwise. Whatever engine
+brought the bytes, their sha256 must be the one the tree of the pinned commit names.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from huggingface_hub.file_download import HfFileMetadata
+
+from hubconv.ends import FileEntry
+from hubconv.errors import HubconvError, IntegrityError, TemporaryError
+from hubconv.hub.client import TRIES, HubClient, explain, is_passing, pause
+from hubconv.hub.compat import (
+    get_session,
+    headers_of,
+    hf_raise_for_status,
+    refresh_xet_connection_info,
+)
+
+PIECE_BYTES: Final = 4 * 1024 * 1024
+PARALLEL_FROM_BYTES: Final = 64 * 1024 * 1024
+CONNECTIONS: Final = 8
+CONNECTION_BYTES: Final = 16 * 1024 * 1024
+PARTIAL_CONTENT: Final = 206
+GIVE_UP_AFTER: Final = 2
+"""A wrong hash is fetched again once; the second time both hashes are shown."""
+
+
+class Links(Protocol):
+    """Where a file's bytes are; asked for anew when a link has grown old."""
+
+    def link(self, path: str) -> HfFileMetadata:
+        """Location, size and storage of a file of the pinned commit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file that lies in its slot and has the right content."""
+
+    path: Path
+    engine: str
+    seconds: float
+
+
+def fetch_file(client: HubClient, links: Links, entry: FileEntry, slot: Path) -> Fetched:
+    """Bring a file into a slot.
+
+    Raises:
+        IntegrityError: Its content has another hash than the tree names, twice.
+        TemporaryError: The line failed for longer than our patience.
+    """
+    started = time.monotonic()
+    for attempt in range(1, GIVE_UP_AFTER + 1):
+        engine, sha256 = _bring(client, links, entry, slot)
+        if not entry.sha256 or sha256 == entry.sha256:
+            return Fetched(slot, engine, time.monotonic() - started)
+        slot.unlink(missing_ok=True)
+        if attempt == GIVE_UP_AFTER:
+            raise IntegrityError(
+                f"{entry.path} arrived with sha256 {sha256}; the Hub names {entry.sha256}.",
+                "The file or the line is damaged; nothing of it was used. Run again, and if it "
+                "repeats tell the source's publisher.",
+            )
+    raise TemporaryError(f"{entry.path} was not tried.")
+
+
+Engine = Callable[[HubClient, HfFileMetadata, FileEntry, Path], str]
+
+
+def engines_for(metadata: HfFileMetadata, entry: FileEntry) -> list[tuple[str, Engine]]:
+    """Engines to try for a file, best first."""
+    if metadata.xet_file_data is not None:
+        return [("xet", _xet_stream), ("http", _http)]
+    if entry.size >= PARALLEL_FROM_BYTES:
+        return [("hf_transfer", _parallel), ("http", _http)]
+    return [("http", _http)]
+
+
+def _bring(client: HubClient, links: Links, entry: FileEntry, slot: Path) -> tuple[str, str]:
+    what = f"Fetching {entry.path}"
+    for attempt in range(1, TRIES + 1):
+        try:
+            metadata = links.link(entry.path)
+            engines = engines_for(metadata, entry)
+            # The first engine gets two tries; what it cannot do, plain HTTP may.
+            name, engine = engines[0] if attempt <= 2 or len(engines) == 1 else engines[1]
+            return name, engine(client, metadata, entry, slot)
+        except Exception as error:
+            if not (is_passing(error) or _is_engine_fault(error)) or attempt == TRIES:
+                raise explain(error, what) from error
+            client.wait(pause(error, attempt))
+    raise TemporaryError(f"{what}: not tried.")
+
+
+def _is_engine_fault(error: BaseException) -> bool:
+    """hf_xet and hf_transfer report every failure as a plain RuntimeError or Exception."""
+    return type(error) in {RuntimeError, Exception}
+
+
+def _auth(client: HubClient, location: str) -> dict[str, str]:
+    # A signed link on another host must not be shown the token.
+    return headers_of(client.api) if location.startswith(client.api.endpoint) else {}
+
+
+def _http(client: HubClient, metadata: HfFileMetadata, entry: FileEntry, slot: Path) -> str:
+    """One connection; what is in the slot already is kept and hashed, the rest asked for."""
+    digest = hashlib.sha256()
+    have = _hash_present(slot, entry.size, digest)
+    headers = {"accept-encoding": "identity", **_auth(client, metadata.location)}
+    if have:
+        headers["range"] = f"bytes={have}-"
+    if have < entry.size:
+        with get_session().stream("GET", metadata.location, headers=headers) as response:
+            hf_raise_for_status(response)
+            if have and response.status_code != PARTIAL_CONTENT:
+                digest, have = hashlib.sha256(), 0
+            with slot.open("r+b" if have else "wb") as file:
+                file.seek(have)
+                for piece in response.iter_bytes(PIECE_BYTES):
+                    file.write(piece)
+                    digest.update(piece)
+                    have += len(piece)
+    if have != entry.size:
+        raise TemporaryError(f"{entry.path}: {have} of {entry.size} bytes came.")
+    return digest.hexdigest()
+
+
+def _hash_present(slot: Path, size: int, digest: "hashlib._Hash") -> int:
+    if not slot.exists() or slot.stat().st_size > size:
+        slot.unlink(missing_ok=True)
+        return 0
+    have = 0
+    with slot.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            digest.update(piece)
+            have += len(piece)
+    return have
+
+
+def _parallel(client: HubClient, metadata: HfFileMetadata, entry: FileEntry, slot: Path) -> str:
+    """Several connections through hf_transfer; hashed afterwards, for the bytes come unordered."""
+    import hf_transfer
+
+    slot.unlink(missing_ok=True)
+    try:
+        hf_transfer.download(
+            metadata.location,
+            str(slot),
+            CONNECTIONS,
+            CONNECTION_BYTES,
+            parallel_failures=CONNECTIONS - 1,
+            max_retries=5,
+            headers=_auth(client, metadata.location),
+        )
+    except Exception:
+        # What it leaves has holes; the next engine must not resume from it.
+        slot.unlink(missing_ok=True)
+        raise
+    digest = hashlib.sha256()
+    have = _hash_present(slot, entry.size, digest)
+    if have != entry.size:
+        raise TemporaryError(f"{entry.path}: {have} of {entry.size} bytes came.")
+    return digest.hexdigest()
+
+
+def _xet_stream(client: HubClient, metadata: HfFileMetadata, entry: FileEntry, slot: Path) -> str:
+    """An ordered Xet stream, hashed as it passes."""
+    import hf_xet
+
+    if metadata.xet_file_data is None:
+        raise HubconvError(f"{entry.path} is not stored in Xet.")
+    headers = headers_of(client.api)
+    connection = refresh_xet_connection_info(file_data=metadata.xet_file_data, headers=headers)
+    session = hf_xet.XetSession(hf_xet.XetConfig().with_config(_XET_BUFFERS))
+    group = session.new_download_stream_group(
+        endpoint=connection.endpoint,
+        token=connection.access_token,
+        token_expiry_unix_secs=connection.expiration_unix_epoch,
+        token_refresh_url=metadata.xet_file_data.refresh_route,
+        token_refresh_headers=headers,
+    )
+    info = hf_xet.XetFileInfo(metadata.xet_file_data.file_hash, entry.size)
+    digest = hashlib.sha256()
+    have = 0
+    with slot.open("wb") as file:
+        for piece in group.download_stream(info):
+            file.write(piece)
+            digest.update(piece)
+            have += len(piece)
+        file.flush()
+        os.fdatasync(file.fileno())
+    if have != entry.size:
+        raise TemporaryError(f"{entry.path}: {have} of {entry.size} bytes came.")
+    return digest.hexdigest()
+
+
+_XET_BUFFERS: Final = {
+    "reconstruction.download_buffer_size": 64 * 1024 * 1024,
+    "reconstruction.download_buffer_perfile_size": 64 * 1024 * 1024,
+    "reconstruction.download_buffer_limit": 128 * 1024 * 1024,
+    "reconstruction.min_prefetch_buffer": 32 * 1024 * 1024,
+    "reconstruction.min_reconstruction_fetch_size": 16 * 1024 * 1024,
+    "telemetry.enabled": False,
+}
+"""By default a session buffers gigabytes; these keep a worker below 128 MB."""

@@ -1,0 +1,150 @@
+"""The publish commit: exactly one for a plan, on main or on a pull request."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationCopy,
+    CommitOperationDelete,
+)
+
+from hubconv.ends import Published, Release
+from hubconv.errors import ConflictError, TemporaryError
+from hubconv.hub.client import MOVED, TRIES, HubClient, explain, is_passing, pause
+from hubconv.hub.commits import TRAILER, Commits, Operation
+from hubconv.hub.compat import status_of
+
+MAIN: Final = "main"
+
+AddFile = Callable[[str, bytes], CommitOperationAdd]
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Puts a release on a repository.
+
+    Attributes:
+        client: How to reach it.
+        repo: `org/name`.
+        create_pr: Publish to a pull request instead of main.
+        tag: Tag the publish commit.
+        public_after: Make the repository public once the release is on main.
+    """
+
+    client: HubClient
+    repo: str
+    create_pr: bool
+    tag: bool
+    public_after: bool
+
+    def publish(self, release: Release, staging_commit: str, add: AddFile) -> Published:
+        """One commit with every shard copied from a commit of the staging branch.
+
+        Args:
+            release: What to show.
+            staging_commit: The commit whose shards are copied; a branch name could move.
+            add: Makes the operation for a small file.
+
+        Raises:
+            ConflictError: Main received something else meanwhile.
+        """
+        done = self.found(release.plan_id) or self._once(release, staging_commit, add)
+        self.close(release.plan_id, done)
+        return done
+
+    def close(self, plan_id: str, done: Published) -> None:
+        """What follows the commit: visibility and tag. Harmless when done again."""
+        api = self.client.api
+        if self.public_after and not done.pull_request:
+            self.client.call(
+                f"Making {self.repo} public",
+                lambda: api.update_repo_settings(self.repo, private=False),
+            )
+        if self.tag and not done.pull_request:
+            self.client.call(
+                f"Tagging {self.repo}",
+                lambda: api.create_tag(
+                    self.repo,
+                    tag=f"hubconv-{plan_id}",
+                    revision=done.commit,
+                    exist_ok=True,
+                ),
+            )
+
+    def _once(self, release: Release, staging_commit: str, add: AddFile) -> Published:
+        commits = Commits(self.client, self.repo)
+        base = commits.head(MAIN)
+        message = f"{release.title}\n\n{TRAILER}{release.plan_id}"
+        what = f"Publishing {self.repo}"
+        for attempt in range(1, TRIES + 1):
+            operations = _operations(release, staging_commit, add)
+            try:
+                done = commits.commit(operations, message, MAIN, base, create_pr=self.create_pr)
+            except Exception as error:  # noqa: BLE001 - sorted out in _after_error
+                found = self._after_error(error, attempt, base, what, release.plan_id)
+                if found is not None:
+                    return found
+            else:
+                return self._published(done)
+        raise TemporaryError(f"{what} was not tried.")
+
+    def _after_error(
+        self, error: Exception, attempt: int, base: str, what: str, plan_id: str
+    ) -> Published | None:
+        """After a failed or doubtful commit: it was made (returned), may be repeated, or not."""
+        if not is_passing(error) and status_of(error) != MOVED:
+            raise explain(error, what) from error
+        self.client.wait(pause(error, attempt))
+        found = self.found(plan_id)
+        if found is not None:
+            return found
+        if Commits(self.client, self.repo).head(MAIN) != base:
+            raise ConflictError(
+                f"Main of {self.repo} received another commit while this run worked.",
+                "Nothing was published and every shard is kept: look at that commit, then run the "
+                "same command again.",
+            ) from error
+        if attempt == TRIES:
+            raise explain(error, what) from error
+        return None
+
+    def found(self, plan_id: str) -> Published | None:
+        """The publish of a plan, if there is one: told by the log, never from memory."""
+        commits = Commits(self.client, self.repo)
+        if not self.create_pr:
+            commit = commits.published(MAIN, plan_id)
+            return Published(self.repo, commit, self._url()) if commit else None
+        api = self.client.api
+        for request in self.client.call(
+            f"Listing pull requests of {self.repo}",
+            lambda: list(
+                api.get_repo_discussions(
+                    self.repo, discussion_type="pull_request", discussion_status="open"
+                )
+            ),
+        ):
+            commit = commits.published(f"refs/pr/{request.num}", plan_id)
+            if commit:
+                return Published(self.repo, commit, request.url, request.num)
+        return None
+
+    def _published(self, commit: CommitInfo) -> Published:
+        if commit.pr_num:
+            return Published(self.repo, str(commit.oid), str(commit.pr_url), int(commit.pr_num))
+        return Published(self.repo, str(commit.oid), self._url())
+
+    def _url(self) -> str:
+        return f"{self.client.api.endpoint}/{self.repo}"
+
+
+def _operations(release: Release, staging_commit: str, add: AddFile) -> list[Operation]:
+    operations: list[Operation] = [
+        CommitOperationCopy(record.shard, record.shard, src_revision=staging_commit)
+        for record in release.shards
+    ]
+    operations += [add(path, data) for path, data in release.files.items()]
+    operations += [CommitOperationDelete(path) for path in release.deletions]
+    return operations

@@ -1,0 +1,155 @@
+"""A Hub repository as source: pinned to one commit, read by range, shards fetched into slots."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.file_download import HfFileMetadata
+from huggingface_hub.hf_api import RepoFile
+
+from hubconv.ends import FileEntry, ShardBytes
+from hubconv.errors import IntegrityError, ResourceError, SourceError, TemporaryError
+from hubconv.files import PositionedFile
+from hubconv.hub.client import HubClient
+from hubconv.hub.compat import get_session, headers_of, hf_raise_for_status
+from hubconv.hub.fetch import fetch_file
+
+LINK_LIFETIME_S: Final = 20 * 60
+"""Signed links are asked for anew after this time; they live about an hour."""
+
+PARTIAL_CONTENT: Final = 206
+SMALL_BYTES: Final = 64 * 1024
+
+
+class HubSource:
+    """A checkpoint on the Hub.
+
+    Args:
+        client: How to reach it.
+        repo: `org/name`.
+        revision: Branch, tag or commit; pinned here once.
+        slots: Folder for the shards being worked on.
+    """
+
+    def __init__(self, client: HubClient, repo: str, revision: str, slots: Path) -> None:
+        self._client = client
+        info = client.call(
+            f"Reading {repo}", lambda: client.api.repo_info(repo, revision=revision or None)
+        )
+        self._repo = info.id
+        self._commit = str(info.sha)
+        self._restricted = "private" if info.private else "gated" if info.gated else ""
+        self._slots = slots
+        self._links: dict[str, tuple[float, HfFileMetadata]] = {}
+        self._files = client.call(f"Listing {repo}", self._list)
+
+    @property
+    def ref(self) -> str:
+        """`org/name` as the Hub spells it."""
+        return self._repo
+
+    @property
+    def commit(self) -> str:
+        """The pinned commit."""
+        return self._commit
+
+    @property
+    def restricted(self) -> str:
+        """Private or gated, if it is."""
+        return self._restricted
+
+    def files(self) -> Mapping[str, FileEntry]:
+        """Every file of the pinned commit."""
+        return self._files
+
+    def _list(self) -> dict[str, FileEntry]:
+        tree = self._client.api.list_repo_tree(
+            self._repo, recursive=True, revision=self._commit, repo_type="model"
+        )
+        # Entries that are neither file nor LFS file (submodules, links) are passed over.
+        return {
+            entry.path: FileEntry(
+                entry.path, entry.size, entry.lfs.sha256 if entry.lfs else "", entry.blob_id
+            )
+            for entry in tree
+            if isinstance(entry, RepoFile)
+        }
+
+    def read(self, path: str, begin: int, end: int) -> bytes:
+        """Bytes [begin, end) of a file, by one ranged request."""
+        what = f"Reading {path} of {self._repo}"
+        return self._client.call(what, lambda: self._range(path, begin, end))
+
+    def _range(self, path: str, begin: int, end: int) -> bytes:
+        if end <= begin:
+            return b""
+        link = self.link(path)
+        headers = {"range": f"bytes={begin}-{end - 1}", "accept-encoding": "identity"}
+        if link.location.startswith(self._client.api.endpoint):
+            headers |= headers_of(self._client.api)
+        pieces: list[bytes] = []
+        length = 0
+        with get_session().stream("GET", link.location, headers=headers) as response:
+            if response.is_error:
+                response.read()
+                self._links.pop(path, None)
+            hf_raise_for_status(response)
+            if response.status_code != PARTIAL_CONTENT and begin > 0:
+                raise SourceError(
+                    f"The server of {path} does not serve ranges (answered {response.status_code})."
+                )
+            for piece in response.iter_bytes(1024 * 1024):
+                pieces.append(piece)
+                length += len(piece)
+                # A server that ignores the range would send the whole shard.
+                if length >= end - begin:
+                    break
+        data = b"".join(pieces)[: end - begin]
+        if len(data) < end - begin:
+            raise TemporaryError(f"{path}: {len(data)} of {end - begin} bytes came.")
+        return data
+
+    def link(self, path: str) -> HfFileMetadata:
+        """Where the bytes of a file are, and how they are stored; remembered for a while."""
+        known = self._links.get(path)
+        if known is not None and time.monotonic() - known[0] < LINK_LIFETIME_S:
+            return known[1]
+        url = hf_hub_url(
+            self._repo, path, revision=self._commit, endpoint=self._client.api.endpoint
+        )
+        metadata = get_hf_file_metadata(
+            url,
+            timeout=30,
+            headers=headers_of(self._client.api),
+            endpoint=self._client.api.endpoint,
+        )
+        if metadata.commit_hash != self._commit:
+            raise IntegrityError(
+                f"{self._repo} answered for commit {metadata.commit_hash} where {self._commit} "
+                "was asked for."
+            )
+        self._links[path] = (time.monotonic(), metadata)
+        return metadata
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[ShardBytes]:
+        """A shard, fetched whole into a slot and checked; the slot is emptied afterwards."""
+        entry = self._files[path]
+        slot = self._slots / f"{threading.get_ident()}-{path.replace('/', '_')}"
+        try:
+            self._slots.mkdir(parents=True, exist_ok=True)
+            with PositionedFile(fetch_file(self._client, self, entry, slot).path) as shard:
+                yield shard
+        except OSError as error:
+            if isinstance(error, ConnectionError | TimeoutError):
+                raise
+            raise ResourceError(
+                f"The slot for {path} in {self._slots} failed: {error.strerror or error}.",
+                f"It needs {entry.size / 2**30:.1f} GiB: make room or set --work-dir.",
+            ) from error
+        finally:
+            slot.unlink(missing_ok=True)

@@ -1,0 +1,201 @@
+"""A Hub repository as target: rights and privacy first, then the staging branch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+from hubconv.ends import MANIFEST, FileEntry, Source
+from hubconv.errors import NotAllowedError, SourceError
+from hubconv.hub.client import HubClient
+from hubconv.hub.compat import validate_card
+from hubconv.hub.publisher import Publisher
+from hubconv.hub.source import HubSource
+from hubconv.hub.staging import HubStaging, branch_of, note_path
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """How a target repository is made and published to.
+
+    Attributes:
+        private: Make a new repository private (True), public (False), or as the source is (None).
+        create_pr: Publish to a pull request instead of main.
+        allow_public: Publish content of a private or gated source in a public repository.
+        tag: Tag the publish commit.
+    """
+
+    private: bool | None = None
+    create_pr: bool = False
+    allow_public: bool = False
+    tag: bool = True
+
+
+class HubTarget:
+    """A repository that receives the result.
+
+    Args:
+        client: How to reach it.
+        repo: `org/name`.
+        options: How it is made and published to.
+        work_dir: Folder for output shards on their way.
+    """
+
+    def __init__(
+        self, client: HubClient, repo: str, options: TargetOptions, work_dir: Path
+    ) -> None:
+        self._client = client
+        self._repo = repo
+        self._options = options
+        self._work_dir = work_dir
+        self._make_private = options.private
+        self._view: HubSource | None = None
+
+    @property
+    def ref(self) -> str:
+        """`org/name`."""
+        return self._repo
+
+    def _exists(self) -> bool:
+        def ask() -> bool:
+            try:
+                self._client.api.repo_info(self._repo)
+            except RepositoryNotFoundError:
+                return False
+            return True
+
+        return self._client.call(f"Looking for {self._repo}", ask)
+
+    def view(self) -> Source:
+        """What main holds now."""
+        if self._view is None:
+            self._view = HubSource(self._client, self._repo, "", self._work_dir / "slots")
+        return self._view
+
+    def files(self) -> Mapping[str, FileEntry]:
+        """What main holds now; nothing where the repository does not exist."""
+        return self.view().files() if self._exists() else {}
+
+    def manifest(self) -> Mapping[str, Any] | None:
+        """hubconv.json on main, or None."""
+        if not self._exists():
+            return None
+        view = self.view()
+        entry = view.files().get(MANIFEST)
+        if entry is None:
+            return None
+        try:
+            manifest = json.loads(view.read(MANIFEST, 0, entry.size))
+        except (ValueError, EntryNotFoundError):
+            return None
+        return manifest if isinstance(manifest, dict) else None
+
+    def check(self, restricted: str) -> None:
+        """Refuse before any download what would fail at the end.
+
+        Raises:
+            NotAllowedError: No login, no right to write, or private content would become public.
+        """
+        api = self._client.api
+        user = self._client.call("Asking the Hub who you are", api.whoami)
+        public = self._options.private is False
+        if self._exists():
+            self._client.call(
+                f"Checking the right to write to {self._repo}",
+                lambda: api.auth_check(self._repo, write=True),
+            )
+            public = self.view().restricted == ""
+        else:
+            self._check_namespace(user)
+            self._make_private = bool(restricted) if self._options.private is None else not public
+        if restricted and public and not self._options.allow_public:
+            raise NotAllowedError(
+                f"The source is {restricted}, but {self._repo} is or would be public.",
+                "Make the target private (--private), or if its licence and owner allow it say "
+                "--allow-publish-private.",
+            )
+
+    def _check_namespace(self, user: Mapping[str, Any]) -> None:
+        namespace = self._repo.partition("/")[0]
+        names = {user.get("name"), *(org.get("name") for org in user.get("orgs", ()))}
+        role = (user.get("auth") or {}).get("accessToken", {}).get("role")
+        if namespace not in names or role == "read":
+            why = "its token may only read" if role == "read" else f"{namespace} is not among them"
+            raise NotAllowedError(
+                f"{user.get('name')} cannot create {self._repo}: {why} "
+                f"(namespaces: {', '.join(sorted(filter(None, names)))}).",
+                "Use a write token of an account or organisation that owns the name.",
+            )
+
+    def check_card(self, card: str) -> None:
+        """Have the Hub read the card's front matter before the work depends on it.
+
+        Raises:
+            SourceError: The Hub would refuse it.
+        """
+        try:
+            self._client.call("Validating the card", lambda: validate_card(self._client.api, card))
+        except Exception as error:
+            cause = error.__cause__
+            if isinstance(cause, ValueError):
+                raise SourceError(
+                    f"The Hub would refuse the card: {cause}",
+                    "Check the licence fields of the source's card.",
+                ) from error
+            raise
+
+    def stage(self, plan_id: str) -> HubStaging:
+        """Create the repository and the staging branch where they are missing."""
+        api = self._client.api
+        new = not self._exists()
+        if new:
+            # Private until the publish commit: a name without weights helps nobody.
+            self._client.call(
+                f"Creating {self._repo}",
+                lambda: api.create_repo(self._repo, private=True, exist_ok=True),
+            )
+        publisher = self._publisher(make_public=self._begins_public(plan_id, new=new))
+        return HubStaging(self._client, self._repo, plan_id, self._work_dir, publisher)
+
+    def _publisher(self, *, make_public: bool) -> Publisher:
+        return Publisher(
+            self._client,
+            self._repo,
+            create_pr=self._options.create_pr,
+            tag=self._options.tag,
+            public_after=make_public,
+        )
+
+    def _begins_public(self, plan_id: str, *, new: bool) -> bool:
+        """Whether the repository is to become public: it is new, or a killed run made it."""
+        if new or self.view().files().keys() <= {".gitattributes"}:
+            return not self._make_private
+        return bool(self._note(plan_id).get("make_public"))
+
+    def _note(self, plan_id: str) -> Mapping[str, Any]:
+        try:
+            staged = HubSource(
+                self._client, self._repo, branch_of(plan_id), self._work_dir / "slots"
+            )
+            path = note_path(plan_id)
+            note = json.loads(staged.read(path, 0, staged.files()[path].size))
+        except (SourceError, KeyError, ValueError):
+            return {}
+        return note if isinstance(note, dict) else {}
+
+    def tidy(self, plan_id: str) -> None:
+        """Finish what a run killed after its publish left undone."""
+        api = self._client.api
+        refs = self._client.call(
+            f"Listing branches of {self._repo}", lambda: api.list_repo_refs(self._repo)
+        )
+        if branch_of(plan_id) not in {branch.name for branch in refs.branches}:
+            return
+        publisher = self._publisher(make_public=bool(self._note(plan_id).get("make_public")))
+        done = publisher.found(plan_id)
+        if done is not None:
+            publisher.close(plan_id, done)
+            HubStaging(self._client, self._repo, plan_id, self._work_dir, publisher).discard()

@@ -1,0 +1,53 @@
+"""The arithmetic: one signature, several implementations, the same bytes from each.
+
+`choose` is the only door; nothing outside this folder imports torch. numpy in, numpy out, so that
+whoever calls does not see where the work was done.
+"""
+
+from typing import Protocol
+
+from hubconv.formats.nvfp4 import Encoded, Scales
+from hubconv.formats.stored import Window
+
+
+class Kernel(Protocol):
+    """Turns windows of stored weights into NVFP4. Instances may be shared by threads."""
+
+    @property
+    def name(self) -> str:
+        """What did the work, for reports: `reference (cpu)`."""
+        ...
+
+    def amax(self, window: Window) -> float:
+        """Largest magnitude of a window's dequantised weights, as an exact float32 number.
+
+        Raises:
+            NonFiniteError: A weight or a scale is NaN or infinite, or their product is.
+        """
+        ...
+
+    def encode(self, window: Window, global_scale: float, scales: Scales) -> Encoded:
+        """Round a window to NVFP4 under a given global scale, and measure the distance.
+
+        Args:
+            window: Rows of a stored weight; columns a multiple of 16.
+            global_scale: Above zero; a power of two for `search`.
+            scales: `search` tries nine block scales; `amax` is ModelOpt's rule.
+        """
+        ...
+
+
+def choose(device: str) -> Kernel:
+    """The kernel for a device.
+
+    Args:
+        device: `auto`, `cpu`, or `cuda:N`.
+
+    Raises:
+        ResourceError: The device does not exist here.
+        UsageError: Not a device name.
+    """
+    # Here, because torch takes seconds to import.
+    from hubconv.kernels.reference import ReferenceKernel
+
+    return ReferenceKernel(device)

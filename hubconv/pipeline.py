@@ -1,0 +1,333 @@
+"""The walk: from two words on the command line to a published checkpoint.
+
+source → plan → (nothing to do?) → units → verify staging → publish → compare main → tidy up
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hubconv import __version__
+from hubconv.ends import EndRef, Published, Source, Target, parse_end
+from hubconv.engines import Stop, run_units
+from hubconv.errors import ConflictError, IntegrityError, ResourceError, UsageError
+from hubconv.folder import FolderSource, FolderTarget
+from hubconv.progress import Progress, SilentProgress
+from hubconv.steps.decide import Recipe
+from hubconv.steps.plan import Plan, make_plan
+from hubconv.steps.publish import Facts, compose, foreign_files, other_source, preview_card
+from hubconv.steps.report import Report
+from hubconv.steps.verify import Sample, Verification, verify_staged, verify_tree
+from hubconv.work import Bench
+
+SOURCE_TOKEN = "HUBCONV_SOURCE_TOKEN"  # noqa: S105 - the name of a variable, not a token
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything a user can ask of a conversion.
+
+    Attributes:
+        source: SOURCE word.
+        target: TARGET word.
+        revision: Branch, tag or commit of the source.
+        recipe: What becomes of each tensor.
+        device: auto, cpu or cuda:N.
+        workers: Output shards made at the same time.
+        work_dir: Folder for shards on their way; empty for one in the system's cache.
+        private: Visibility of a new target repository; None follows the source.
+        create_pr: Publish to a pull request.
+        allow_public: Publish a private or gated source's content in a public repository.
+        replace: Put the result in place of what the target holds.
+        tag: Tag the publish commit.
+        time_limit_s: Stop in order after this time; 0 for no limit.
+        command: The command line as typed, for the card.
+        template: Card template to use in place of hubconv's own.
+    """
+
+    source: str
+    target: str
+    revision: str = ""
+    recipe: Recipe = field(default_factory=Recipe)
+    device: str = "auto"
+    workers: int = 2
+    work_dir: str = ""
+    private: bool | None = None
+    create_pr: bool = False
+    allow_public: bool = False
+    replace: bool = False
+    tag: bool = True
+    time_limit_s: float = 0.0
+    command: str = ""
+    template: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended well.
+
+    Attributes:
+        status: published, or up-to-date where there was nothing to do.
+        plan: What was planned.
+        published: Where the result stands.
+        report: What came out; None where there was nothing to do.
+        units_made: Output shards made by this run.
+        units_found: Output shards an earlier run had finished.
+        seconds: Wall time.
+    """
+
+    status: Literal["published", "up-to-date"]
+    plan: Plan
+    published: Published
+    report: Report | None
+    units_made: int
+    units_found: int
+    seconds: float
+
+
+def plan(
+    source: str, recipe: Recipe | None = None, *, revision: str = "", work_dir: str = ""
+) -> Plan:
+    """What a conversion would do; reads headers, configuration and index only.
+
+    Args:
+        source: SOURCE word.
+        recipe: What becomes of each tensor.
+        revision: Branch, tag or commit.
+        work_dir: Folder for temporary files.
+    """
+    with _scratch(work_dir) as scratch:
+        opened = open_source(source, revision, scratch)
+        return make_plan(opened, recipe or Recipe(), __version__)
+
+
+def convert(request: Request, progress: Progress | None = None) -> Outcome:
+    """Convert a checkpoint and publish it.
+
+    Raises:
+        HubconvError: With its exit code; what is finished stays in the target's journal.
+    """
+    told = progress or SilentProgress()
+    started = time.monotonic()
+    stop = Stop(request.time_limit_s)
+    with stop.listening(), _scratch(request.work_dir) as scratch:
+        _refuse_same(request)
+        told.phase("Reading headers")
+        source = open_source(request.source, request.revision, scratch)
+        target = open_target(request, scratch)
+        planned = make_plan(source, request.recipe, __version__)
+        for warning in planned.warnings:
+            told.warn(warning)
+        target.check(source.restricted)
+        published = target.published(planned.plan_id)
+        if published is not None:
+            target.tidy(planned.plan_id)
+            return Outcome("up-to-date", planned, published, None, 0, 0, time.monotonic() - started)
+        _refuse_foreign(target, planned, replace=request.replace)
+        target.check_card(preview_card(planned, source, request.command, request.template))
+        return _Run(request, planned, source, target, scratch, told, stop, started).walk()
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A conversion that has something to do."""
+
+    request: Request
+    plan: Plan
+    source: Source
+    target: Target
+    scratch: Path
+    progress: Progress
+    stop: Stop
+    started: float
+
+    def walk(self) -> Outcome:
+        """Units, verification, publish, comparison."""
+        # Imported here and before the first byte: a missing device must not cost a download.
+        from hubconv.kernels import choose
+
+        kernel = choose(self.request.device)
+        staging = self.target.stage(self.plan.plan_id)
+        found = {
+            shard: record
+            for shard, record in staging.records().items()
+            if any(unit.shard == shard for unit in self.plan.units)
+        }
+        missing = [unit for unit in self.plan.units if unit.shard not in found]
+        self._check_disk(missing)
+        self.progress.plan(len(self.plan.units), self.plan.source_bytes, len(found))
+        self.progress.phase("Converting")
+        bench = Bench(self.plan, self.source, staging, kernel, __version__, self._converted)
+        made = run_units(bench, missing, self.request.workers, self.progress, self.stop)
+        records = {**found, **{record.shard: record for record in made}}
+        ordered = [records[unit.shard] for unit in self.plan.units]
+        self.progress.phase("Verifying what is staged")
+        verification = verify_staged(self.plan, ordered, staging.view(), self.source, Sample())
+        verification.raise_on_errors("Nothing was published; every shard is kept.")
+        facts = Facts(
+            self.request.command,
+            self.request.template,
+            time.monotonic() - self.started,
+            verification,
+        )
+        release, report = compose(self.plan, ordered, self.source, self.target, facts)
+        self.progress.phase("Publishing")
+        published = staging.publish(release)
+        self._compare(published, release.files, verification)
+        staging.discard()
+        return Outcome(
+            "published", self.plan, published, report, len(made), len(found),
+            time.monotonic() - self.started,
+        )  # fmt: skip
+
+    def _converted(self, source_bytes: int) -> None:
+        self.progress.converted(source_bytes)
+        self.stop.at_once()
+
+    def _check_disk(self, missing: object) -> None:
+        units = [unit for unit in self.plan.units if missing]
+        if not units:
+            return
+        largest = max(unit.nbytes for unit in units)
+        place = self.scratch
+        need = largest * self.request.workers
+        if isinstance(self.target, FolderTarget):
+            place = Path(self.target.ref)
+            need = self.plan.target_bytes
+            while not place.exists():
+                place = place.parent
+        free = shutil.disk_usage(place).free
+        if free < need:
+            raise ResourceError(
+                f"{place} has {free / 2**30:.1f} GiB free; this run needs {need / 2**30:.1f} GiB.",
+                "Make room, use fewer --workers, or name another folder with --work-dir.",
+            )
+
+    def _compare(
+        self,
+        published: Published,
+        files: Mapping[str, bytes],
+        verification: Verification,
+    ) -> None:
+        view = self.target.view(
+            f"refs/pr/{published.pull_request}" if published.pull_request else published.commit
+        )
+        wrong = verify_tree(view, files)
+        if wrong:
+            raise IntegrityError(
+                f"{published.ref} does not show what was published: {'; '.join(wrong[:3])}.",
+                f"Look at {published.url}; the commit before it is the last good one.",
+            )
+        del verification
+
+
+def open_source(word: str, revision: str, scratch: Path) -> Source:
+    """The source a word names, pinned."""
+    ref = parse_end(word)
+    if ref.kind == "folder":
+        if revision:
+            raise UsageError("A folder has no revisions.", "Leave --revision out.")
+        return FolderSource(Path(ref.name))
+    if revision and ref.revision:
+        raise UsageError(f"{word} names a revision, and so does --revision.", "Use one of them.")
+    from hubconv.hub.client import open_client
+    from hubconv.hub.source import HubSource
+
+    client = open_client(__version__, SOURCE_TOKEN)
+    return HubSource(client, ref.name, revision or ref.revision, scratch / "slots")
+
+
+def open_target(request: Request, scratch: Path) -> Target:
+    """The target a request names."""
+    ref = parse_target(request.target)
+    if ref.kind == "folder":
+        if request.create_pr:
+            raise UsageError("A folder has no pull requests.", "Leave --create-pr out.")
+        return FolderTarget(Path(ref.name))
+    from hubconv.hub.client import open_client
+    from hubconv.hub.target import HubTarget, TargetOptions
+
+    options = TargetOptions(request.private, request.create_pr, request.allow_public, request.tag)
+    return HubTarget(open_client(__version__), ref.name, options, scratch)
+
+
+def parse_target(word: str) -> EndRef:
+    """A TARGET word.
+
+    Raises:
+        UsageError: It names a revision: hubconv publishes to main or to a pull request.
+    """
+    ref = parse_end(word)
+    if ref.revision:
+        raise UsageError(
+            f"{word} names a revision; a target is published to main.",
+            "For a pull request instead say --create-pr.",
+        )
+    return ref
+
+
+def _refuse_same(request: Request) -> None:
+    source, target = parse_end(request.source), parse_target(request.target)
+    if source.kind != target.kind:
+        return
+    same = (
+        source.name.casefold() == target.name.casefold()
+        if source.kind == "hub"
+        else Path(source.name).resolve() == Path(target.name).resolve()
+    )
+    if same:
+        raise UsageError(
+            f"Source and target are both {source.name}.",
+            "The source is never written to: name another target.",
+        )
+
+
+def _refuse_foreign(target: Target, planned: Plan, *, replace: bool) -> None:
+    manifest = target.manifest()
+    other = other_source(manifest, planned)
+    foreign = foreign_files(target.files(), manifest)
+    if replace or not (other or foreign):
+        return
+    what = (
+        f"{target.ref} was made from {other}"
+        if other
+        else f"{target.ref} holds files that hubconv did not put there: {', '.join(foreign[:5])}"
+    )
+    raise ConflictError(
+        f"{what}.", "Choose another target, or put the result in their place with --replace."
+    )
+
+
+class _scratch:  # noqa: N801 - used as a with statement
+    """A folder of this process for shards on their way; torsos of dead runs are swept."""
+
+    def __init__(self, work_dir: str) -> None:
+        base = Path(work_dir) if work_dir else Path(tempfile.gettempdir()) / "hubconv-work"
+        self._base = base
+        self._mine = base / f"run-{os.getpid()}"
+
+    def __enter__(self) -> Path:
+        try:
+            self._base.mkdir(parents=True, exist_ok=True)
+            for left in self._base.glob("run-*"):
+                if not _alive(left.name.removeprefix("run-")):
+                    shutil.rmtree(left, ignore_errors=True)
+            self._mine.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"The work folder {self._base} cannot be used: {error.strerror}.",
+                "Name another with --work-dir.",
+            ) from error
+        return self._mine
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._mine, ignore_errors=True)
+
+
+def _alive(pid: str) -> bool:
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()

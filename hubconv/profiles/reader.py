@@ -1,0 +1,211 @@
+"""Reads the profile files, and chooses the one that explains a source."""
+
+import re
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from hubconv.errors import SourceError, UsageError
+from hubconv.profiles.stored_as import READERS
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a tensor is, told from its name.
+
+    Attributes:
+        name: routed_expert, attention, router ...
+        pattern: Found anywhere in the tensor's name; the first role of a profile that fits wins.
+        linear: Engines look the module up in the quantization config; false for embeddings, norms
+            and bare parameters.
+    """
+
+    name: str
+    pattern: re.Pattern[str]
+    linear: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recode:
+    """An exact re-spelling of tensors that are kept.
+
+    Attributes:
+        name: The recode of formats/recodes.py.
+        roles: Roles it applies to; empty for all.
+        kind: Stored kind of weight it applies to; empty for any.
+        scale_dtypes: Scale element types it applies to; empty for any.
+    """
+
+    name: str
+    roles: frozenset[str]
+    kind: str
+    scale_dtypes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A family's rules.
+
+    Attributes:
+        name: Its file's name.
+        title: What people call the family.
+        model_types: `model_type` values of config.json it serves; empty for the generic profile.
+        signature: Tensor names that prove the family where model_type does not.
+        refuses: `model_type` values the generic profile must not touch.
+        layouts: Layouts that can spell the result; the first is the default.
+        readers: Names of the stored formats to try, in order.
+        roles: Ordered; the first whose pattern is found in a tensor's name wins.
+        never: Roles that stay as they are whatever the policy.
+        policies: Policy name to the roles it turns into NVFP4.
+        default_policy: The policy where none is asked for.
+        partners: Sibling modules that engines fuse: one global scale, one format.
+        same_format: Sibling modules that engines fuse but that are never quantized.
+        index_only: Tensor names an index may list although no shard holds them.
+        drops: (pattern, reason) of tensors left out.
+        recodes: Exact re-spellings of kept tensors.
+        mtp_from: Key of config.json whose value is the first layer index of the MTP layers.
+        mtp_roles: Roles of MTP weights that `--mtp nvfp4` would quantize.
+        mtp_pattern: Tensors of the MTP layers where names alone tell them.
+    """
+
+    name: str
+    title: str
+    model_types: frozenset[str]
+    signature: tuple[str, ...]
+    refuses: frozenset[str]
+    layouts: tuple[str, ...]
+    readers: tuple[str, ...]
+    roles: tuple[Role, ...]
+    never: frozenset[str]
+    policies: Mapping[str, frozenset[str]]
+    default_policy: str
+    partners: tuple[tuple[str, ...], ...]
+    same_format: tuple[tuple[str, ...], ...] = ()
+    index_only: tuple[re.Pattern[str], ...] = ()
+    drops: tuple[tuple[re.Pattern[str], str], ...] = ()
+    recodes: tuple[Recode, ...] = ()
+    mtp_from: str = ""
+    mtp_roles: frozenset[str] = field(default_factory=frozenset)
+    mtp_pattern: re.Pattern[str] | None = None
+
+    def role_of(self, tensor: str) -> Role | None:
+        """The first role whose pattern is found in a tensor's name."""
+        for role in self.roles:
+            if role.pattern.search(tensor):
+                return role
+        return None
+
+    def quantized_roles(self, policy: str) -> frozenset[str]:
+        """Roles that a policy turns into NVFP4.
+
+        Raises:
+            UsageError: The family has no such policy.
+        """
+        if policy not in self.policies:
+            known = ", ".join(sorted(self.policies))
+            raise UsageError(f"{self.title} has no policy {policy!r}.", f"It has: {known}.")
+        return self.policies[policy] - self.never
+
+
+@cache
+def load_profiles() -> tuple[Profile, ...]:
+    """Every profile of the package, the generic ones last."""
+    files = [
+        entry
+        for entry in resources.files("hubconv.profiles").iterdir()
+        if entry.name.endswith(".toml")
+    ]
+    profiles = [
+        _profile(entry.name.removesuffix(".toml"), tomllib.loads(entry.read_text()))
+        for entry in sorted(files, key=lambda entry: entry.name)
+    ]
+    return tuple(sorted(profiles, key=lambda profile: not profile.model_types))
+
+
+def choose_profile(config: Mapping[str, Any], tensors: Collection[str]) -> Profile:
+    """The profile that explains a source: by model_type, then by signature, then generic.
+
+    Args:
+        config: The source's config.json.
+        tensors: Names of all its tensors.
+
+    Raises:
+        SourceError: No profile serves it.
+    """
+    model_type = str(config.get("model_type", ""))
+    for profile in load_profiles():
+        if model_type in profile.model_types:
+            return profile
+    for profile in load_profiles():
+        if profile.signature and all(name in tensors for name in profile.signature):
+            return profile
+    for profile in load_profiles():
+        if not profile.model_types and model_type not in profile.refuses:
+            return profile
+    served = sorted({t for profile in load_profiles() for t in profile.model_types})
+    raise SourceError(
+        f"model_type {model_type!r} needs special treatment that hubconv does not have yet.",
+        f"Model types with a profile: {', '.join(served)}.",
+    )
+
+
+_KEYS = frozenset({
+    "title", "match", "layouts", "readers", "roles", "never", "policies", "default_policy",
+    "partners", "same_format", "index_only", "drops", "recodes", "mtp",
+})  # fmt: skip
+
+
+def _profile(name: str, data: Mapping[str, Any]) -> Profile:
+    unknown = sorted(set(data) - _KEYS) + sorted(set(data["readers"]) - set(READERS))
+    if unknown:
+        raise SourceError(f"The profile {name} has entries nobody reads: {', '.join(unknown)}.")
+    match, mtp = data.get("match", {}), data.get("mtp", {})
+    roles = tuple(_role(role) for role in data["roles"])
+    return Profile(
+        name=name,
+        title=data["title"],
+        model_types=frozenset(match.get("model_types", ())),
+        signature=tuple(match.get("signature", ())),
+        refuses=frozenset(match.get("refuses", ())),
+        layouts=tuple(data["layouts"]),
+        readers=tuple(data["readers"]),
+        roles=roles,
+        never=frozenset(data["never"]),
+        policies={
+            policy: frozenset(_known(chosen, roles, name))
+            for policy, chosen in data["policies"].items()
+        },
+        default_policy=data["default_policy"],
+        partners=tuple(tuple(members) for members in data.get("partners", ())),
+        same_format=tuple(tuple(members) for members in data.get("same_format", ())),
+        index_only=tuple(re.compile(pattern) for pattern in data.get("index_only", ())),
+        drops=tuple((re.compile(d["pattern"]), d["reason"]) for d in data.get("drops", ())),
+        recodes=tuple(_recode(recode) for recode in data.get("recodes", ())),
+        mtp_from=mtp.get("from_key", ""),
+        mtp_roles=frozenset(mtp.get("roles", ())),
+        mtp_pattern=re.compile(mtp["pattern"]) if "pattern" in mtp else None,
+    )
+
+
+def _role(data: Mapping[str, Any]) -> Role:
+    return Role(data["role"], re.compile(data["pattern"]), data.get("linear", True))
+
+
+def _recode(data: Mapping[str, Any]) -> Recode:
+    return Recode(
+        data["name"],
+        frozenset(data.get("roles", ())),
+        data.get("kind", ""),
+        frozenset(data.get("scale_dtypes", ())),
+    )
+
+
+def _known(chosen: Sequence[str], roles: Sequence[Role], profile: str) -> Sequence[str]:
+    names = {role.name for role in roles}
+    for role in chosen:
+        if role not in names:
+            raise SourceError(f"A policy of the profile {profile} names no role: {role!r}.")
+    return chosen

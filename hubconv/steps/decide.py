@@ -1,0 +1,327 @@
+"""Inventory to jobs: what each tensor is, and what happens to it.
+
+Every tensor of the source belongs to exactly one job; a tensor no rule explains stops the plan.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from hubconv.errors import ScaleError, SourceError, UnknownTensorError, UsageError
+from hubconv.formats.checkpoint import StoredTensor
+from hubconv.formats.layouts.base import Activations, Layout
+from hubconv.formats.nvfp4 import BLOCK, Scales
+from hubconv.formats.stored import StoredWeight
+from hubconv.profiles import Profile
+from hubconv.profiles.stored_as import READERS, fp8_block_of, scale_name, stored_weight
+from hubconv.steps.inventory import Inventory
+from hubconv.steps.spell import Output, kept_outputs, nvfp4_outputs
+
+Action = Literal["nvfp4", "keep", "rename", "recode", "drop"]
+Mtp = Literal["keep", "nvfp4", "drop"]
+
+NEEDS_PROOF: Final = frozenset({"F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "F4"})
+"""Element types that mean nothing by themselves: a companion must prove what they are."""
+
+RECIPE_VERSION: Final = 1
+"""Goes up whenever the same options would give other bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What the user asked for; together with the source it fixes every byte of the result.
+
+    Attributes:
+        layout: Layout name; empty for the profile's default.
+        policy: Policy name; empty for the profile's default.
+        activations: w4a16 or w4a4; empty for what the layout does by nature.
+        scales: How block scales are found.
+        mtp: What becomes of multi-token-prediction layers.
+        keep: Patterns of tensors that stay as they are.
+        input_scale: Activation scale written where a layout wants one.
+        max_shard_bytes: Regroup output shards to this size; 0 keeps the source's shards.
+        allow_flushed: Accept tensors with many blocks flushed to zero.
+    """
+
+    layout: str = ""
+    policy: str = ""
+    activations: Activations | Literal[""] = ""
+    scales: Scales = "search"
+    mtp: Mtp = "keep"
+    keep: tuple[str, ...] = ()
+    input_scale: float = 1.0
+    max_shard_bytes: int = 0
+    allow_flushed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One weight with its companions, or one bare tensor, and what happens to it.
+
+    Attributes:
+        action: nvfp4, keep, rename (bytes kept), recode (exact re-spelling) or drop.
+        role: What the tensor is.
+        module: Its name without the data suffix.
+        reads: Source tensors: data first, then its scale.
+        writes: Output tensors; empty for drop.
+        weight: How the source stores it; None for bare tensors.
+        linear: Whether engines look the module up in the quantization config.
+        partners: Key of the set that shares its global scale; empty unless nvfp4.
+        reason: Why it is dropped or stays although the policy names its role.
+    """
+
+    action: Action
+    role: str
+    module: str
+    reads: tuple[StoredTensor, ...]
+    writes: tuple[Output, ...] = ()
+    weight: StoredWeight | None = None
+    linear: bool = False
+    partners: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A weight with its companion, or a bare tensor, before anything is decided."""
+
+    data: StoredTensor
+    scale: StoredTensor | None
+    weight: StoredWeight | None
+    module: str
+
+    @property
+    def reads(self) -> tuple[StoredTensor, ...]:
+        """Data first, then its scale."""
+        return (self.data,) if self.scale is None else (self.data, self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """Profile, recipe and layout, ready to be asked."""
+
+    profile: Profile
+    recipe: Recipe
+    layout: Layout
+    activations: Activations
+    quantized: frozenset[str]
+    keep: tuple[re.Pattern[str], ...]
+    mtp_first_layer: int
+    fates: dict[str, tuple[Action, str, str]] = field(default_factory=dict)
+
+
+def decide(
+    inventory: Inventory, profile: Profile, recipe: Recipe, layout: Layout, activations: Activations
+) -> list[Job]:
+    """What happens to every tensor of the source, in the order of its shards.
+
+    Raises:
+        UnknownTensorError: Tensors that match no role.
+        ScaleError: A quantized weight without a scale that fits it.
+        SourceError: A partner set is incomplete or would be split.
+    """
+    check_ghosts(inventory, profile)
+    rules = _rules(inventory.config, profile, recipe, layout, activations)
+    found = list(find_weights(inventory, profile, rules.keep))
+    fates = {item.data.name: _fate(item, rules) for item in found}
+    partners = _partner_sets(found, fates, rules)
+    return [_job(item, *fates[item.data.name], partners, rules) for item in found]
+
+
+def check_ghosts(inventory: Inventory, profile: Profile) -> None:
+    """Names the index lists in vain must be ones the profile knows of.
+
+    Raises:
+        SourceError: Another tensor is missing from the shards.
+    """
+    missing = [
+        name
+        for name in inventory.ghosts
+        if not any(pattern.search(name) for pattern in profile.index_only)
+    ]
+    if missing:
+        raise SourceError(
+            f"The index lists {len(missing)} tensors that no shard holds: {_some(missing)}.",
+            "The upload of the source is incomplete: wait for its publisher to finish it.",
+        )
+
+
+def _rules(
+    config: Mapping[str, Any],
+    profile: Profile,
+    recipe: Recipe,
+    layout: Layout,
+    activations: Activations,
+) -> _Rules:
+    policy = recipe.policy or profile.default_policy
+    first = config.get(profile.mtp_from) if profile.mtp_from else None
+    try:
+        keep = tuple(re.compile(pattern.removeprefix("re:")) for pattern in recipe.keep)
+    except re.error as error:
+        raise UsageError(f"--keep is not a regular expression: {error}.") from error
+    return _Rules(
+        profile,
+        recipe,
+        layout,
+        activations,
+        profile.quantized_roles(policy),
+        keep,
+        first if isinstance(first, int) else 2**31,
+    )
+
+
+def find_weights(
+    inventory: Inventory, profile: Profile, keep: Sequence[re.Pattern[str]] = ()
+) -> Iterator[Found]:
+    """Pair every weight with its companion; what is no weight is a bare tensor.
+
+    Raises:
+        ScaleError: A quantized element type without a proven scale.
+    """
+    tensors = inventory.tensors
+    block = fp8_block_of(inventory.config)
+    readers = [READERS[name] for name in profile.readers]
+    companions = {
+        scale_name(reader, name)
+        for name, tensor in tensors.items()
+        for reader in readers
+        if reader.scale and name.endswith(reader.data) and tensor.dtype in reader.dtypes
+    }
+    for name, tensor in tensors.items():
+        if name in companions:
+            continue
+        module = name.removesuffix(".weight")
+        for reader in readers:
+            if not name.endswith(reader.data) or tensor.dtype not in reader.dtypes:
+                continue
+            scale = tensors.get(scale_name(reader, name)) if reader.scale else None
+            if len(tensor.shape) == 2 and (scale is not None or not reader.scale):
+                weight = stored_weight(reader, tensor, scale, block)
+                yield Found(tensor, scale, weight, module)
+                break
+        else:
+            if tensor.dtype in NEEDS_PROOF and not any(p.search(name) for p in keep):
+                raise _unproven(tensor, [scale_name(r, name) for r in readers if r.scale])
+            yield Found(tensor, None, None, module)
+
+
+def _unproven(tensor: StoredTensor, tried: Sequence[str]) -> ScaleError:
+    return ScaleError(
+        f"{tensor.name} in {tensor.shard} is {tensor.dtype} {list(tensor.shape)}, but no scale "
+        f"goes with it (looked for {' and '.join(sorted(set(tried)))}).",
+        f"If it is no quantized weight, keep it as it is: --keep 're:^{re.escape(tensor.name)}$'.",
+    )
+
+
+def _fate(item: Found, rules: _Rules) -> tuple[Action, str, str]:
+    """(action, role, reason) of a weight or bare tensor, its partners not yet considered."""
+    name = item.data.name
+    kept = any(pattern.search(name) for pattern in rules.keep)
+    for pattern, reason in rules.profile.drops:
+        if pattern.search(name):
+            return ("drop", "dropped", reason)
+    role = rules.profile.role_of(name)
+    if role is None:
+        if kept:
+            return ("keep", "other", "--keep")
+        raise UnknownTensorError(
+            f"{name} in {item.data.shard} ({item.data.dtype} {list(item.data.shape)}) is not a "
+            f"tensor the profile {rules.profile.name} knows.",
+            f"If it should stay as it is: --keep 're:^{re.escape(name)}$'.",
+        )
+    is_mtp = _is_mtp(name, rules)
+    if is_mtp and rules.recipe.mtp == "drop":
+        return ("drop", role.name, "--mtp drop")
+    quantized = rules.quantized
+    if is_mtp:
+        quantized = rules.profile.mtp_roles if rules.recipe.mtp == "nvfp4" else frozenset()
+    if role.name not in quantized or item.weight is None:
+        return ("keep", role.name, "MTP layer" if is_mtp and role.name in rules.quantized else "")
+    if kept:
+        return ("keep", role.name, "--keep")
+    if item.weight.cols % BLOCK:
+        return ("keep", role.name, f"{item.weight.cols} columns are no multiple of {BLOCK}")
+    return ("nvfp4", role.name, "")
+
+
+def _is_mtp(name: str, rules: _Rules) -> bool:
+    if rules.profile.mtp_pattern is not None:
+        return bool(rules.profile.mtp_pattern.search(name))
+    layer = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+    return layer is not None and int(layer[1]) >= rules.mtp_first_layer
+
+
+def _partner_sets(
+    found: Sequence[Found], fates: Mapping[str, tuple[Action, str, str]], rules: _Rules
+) -> dict[str, str]:
+    """Module to the key of its partner set, for every NVFP4 module that has partners.
+
+    Raises:
+        SourceError: A member is missing, or the set would be split between formats.
+    """
+    modules = {item.module: item for item in found if item.weight is not None}
+    sets: dict[str, str] = {}
+    for module, item in modules.items():
+        parent, _, leaf = module.rpartition(".")
+        for members in rules.profile.partners:
+            if leaf not in members or parent + "." + leaf != module:
+                continue
+            here = [f"{parent}.{member}" for member in members]
+            _check_set(here, modules, fates)
+            if fates[item.data.name][0] == "nvfp4":
+                sets[module] = f"{parent}.{'+'.join(members)}"
+    return sets
+
+
+def _check_set(
+    here: Sequence[str],
+    modules: Mapping[str, Found],
+    fates: Mapping[str, tuple[Action, str, str]],
+) -> None:
+    actions = {module: fates[modules[module].data.name] for module in here if module in modules}
+    converted = [module for module, fate in actions.items() if fate[0] == "nvfp4"]
+    if not converted:
+        return
+    if len(actions) < len(here):
+        missing = [module for module in here if module not in actions]
+        raise SourceError(
+            f"{converted[0]} must share its global scale with {_some(missing)}, which is missing.",
+            f"Keep the rest of the set as it is: --keep 're:^{re.escape(converted[0])}\\.'.",
+        )
+    if len(converted) < len(here):
+        module, fate = next((m, f) for m, f in actions.items() if f[0] != "nvfp4")
+        raise SourceError(
+            f"{module} would stay as it is ({fate[2] or 'its format'}) while its partner "
+            f"{converted[0]} becomes NVFP4; engines fuse the two.",
+            f"Keep the whole set: --keep 're:^{re.escape(converted[0].rpartition('.')[0])}\\."
+            f"({'|'.join(m.rpartition('.')[2] for m in here)})\\.'.",
+        )
+
+
+def _job(
+    item: Found,
+    action: Action,
+    role: str,
+    reason: str,
+    partners: Mapping[str, str],
+    rules: _Rules,
+) -> Job:
+    known = rules.profile.role_of(item.data.name)
+    linear = known is not None and known.linear and item.weight is not None
+    if action == "drop":
+        return Job("drop", role, item.module, item.reads, weight=item.weight, reason=reason)
+    if action == "nvfp4" and item.weight is not None:
+        writes = nvfp4_outputs(item.module, item.weight, rules.layout, rules.activations)
+        # A weight without partners is a set of one: the same walk serves both.
+        key = partners.get(item.module, item.module)
+        return Job("nvfp4", role, item.module, item.reads, writes, item.weight, linear, key)
+    writes, changed = kept_outputs(
+        item.module, item.reads, item.weight, role, rules.profile, rules.layout
+    )
+    return Job(changed, role, item.module, item.reads, writes, item.weight, linear, "", reason)
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

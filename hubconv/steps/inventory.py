@@ -1,0 +1,153 @@
+"""Headers to inventory: every tensor of the source, read by range and reconciled with the index."""
+
+import json
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hubconv.ends import FileEntry, Source
+from hubconv.errors import HeaderError, SourceError
+from hubconv.formats.checkpoint import (
+    INDEX_NAME,
+    LENGTH_BYTES,
+    StoredTensor,
+    header_length,
+    parse_header,
+    parse_index,
+)
+
+FIRST_READ_BYTES: Final = 256 * 1024
+"""One request fetches the whole header of nearly every shard."""
+
+MAX_JSON_BYTES: Final = 512 * 1024 * 1024
+MAX_CONFIG_BYTES: Final = 16 * 1024 * 1024
+HEADER_THREADS: Final = 8
+
+_ROOT_SHARD: Final = re.compile(r"(?!consolidated)[\w.\-]+\.safetensors", re.ASCII)
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5")
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What the source holds.
+
+    Attributes:
+        config: config.json.
+        shards: Names of its weight files, in order.
+        tensors: Every tensor by name, in the order of the shards and of their bytes.
+        ghosts: Names the index lists although no shard holds them.
+        has_index: Whether the source has an index file.
+        warnings: What is odd but harmless.
+    """
+
+    config: Mapping[str, Any]
+    shards: tuple[str, ...]
+    tensors: Mapping[str, StoredTensor]
+    ghosts: tuple[str, ...]
+    has_index: bool
+    warnings: tuple[str, ...]
+
+
+def take_inventory(source: Source) -> Inventory:
+    """Read config, index and every shard's header; refuse what contradicts itself.
+
+    Raises:
+        SourceError: No config, no safetensors, or index and headers disagree.
+    """
+    files = source.files()
+    config = read_config(source)
+    index = _read_index(source, files)
+    shards = _shards(files, index, source.ref)
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+        headers = list(pool.map(lambda shard: read_header(source, files[shard]), shards))
+    tensors: dict[str, StoredTensor] = {}
+    for header in headers:
+        for tensor in header:
+            if tensor.name in tensors:
+                raise HeaderError(
+                    f"{tensor.name} stands in {tensors[tensor.name].shard} and in {tensor.shard}.",
+                    "One of the two files does not belong to this checkpoint: remove it.",
+                )
+            tensors[tensor.name] = tensor
+    ghosts = _reconcile(tensors, index)
+    return Inventory(config, shards, tensors, ghosts, index is not None, ())
+
+
+def read_config(source: Source) -> dict[str, Any]:
+    """config.json of a source.
+
+    Raises:
+        SourceError: There is none, or it is not a JSON object.
+    """
+    entry = source.files().get("config.json")
+    if entry is None:
+        raise SourceError(
+            f"{source.ref} has no config.json: it is not a model that transformers names describe.",
+            "Check the repository's name and revision.",
+        )
+    if entry.size > MAX_CONFIG_BYTES:
+        raise SourceError(f"config.json of {source.ref} is {entry.size} bytes long.")
+    try:
+        config = json.loads(source.read("config.json", 0, entry.size))
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"config.json of {source.ref} is not valid JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise SourceError(f"config.json of {source.ref} is not a JSON object.")
+    return config
+
+
+def read_header(source: Source, entry: FileEntry) -> list[StoredTensor]:
+    """The tensors of one shard, in the order of their bytes; fetched by range.
+
+    Raises:
+        HeaderError: The file is not valid safetensors.
+    """
+    first = source.read(entry.path, 0, min(entry.size, FIRST_READ_BYTES))
+    end = LENGTH_BYTES + header_length(first, entry.size, entry.path)
+    if end > len(first):
+        first += source.read(entry.path, len(first), end)
+    return parse_header(first[LENGTH_BYTES:end], entry.size, entry.path)
+
+
+def _read_index(source: Source, files: Mapping[str, FileEntry]) -> dict[str, str] | None:
+    entry = files.get(INDEX_NAME)
+    if entry is None:
+        return None
+    if entry.size > MAX_JSON_BYTES:
+        raise HeaderError(f"{INDEX_NAME} is {entry.size} bytes long.")
+    return parse_index(source.read(INDEX_NAME, 0, entry.size), files)
+
+
+def _shards(
+    files: Mapping[str, FileEntry], index: Mapping[str, str] | None, ref: str
+) -> tuple[str, ...]:
+    if index is not None:
+        return tuple(sorted(set(index.values())))
+    found = tuple(sorted(path for path in files if _ROOT_SHARD.fullmatch(path)))
+    if not found:
+        pickles = sorted(path for path in files if path.endswith(_PICKLES))
+        seen = f" It has {', '.join(pickles[:3])}, which hubconv never opens." if pickles else ""
+        raise SourceError(
+            f"{ref} holds no safetensors weights.{seen}",
+            "Ask its publisher for a safetensors version, or convert it with its own tools.",
+        )
+    return found
+
+
+def _reconcile(
+    tensors: Mapping[str, StoredTensor], index: Mapping[str, str] | None
+) -> tuple[str, ...]:
+    if index is None:
+        return ()
+    for name, tensor in tensors.items():
+        stated = index.get(name)
+        if stated != tensor.shard:
+            said = f"sends it to {stated}" if stated else "does not list it"
+            raise HeaderError(
+                f"{name} lies in {tensor.shard}, but {INDEX_NAME} {said}.",
+                "Index and shards are of different uploads: wait for the publisher, or pin an "
+                "earlier revision with --revision.",
+            )
+    return tuple(name for name in index if name not in tensors)

@@ -1,0 +1,298 @@
+"""The plan: everything that will happen, computed from headers alone.
+
+Names, sizes, index and configuration of the result are exact before the first weight byte moves.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from hubconv.ends import CARD, JOURNAL, MANIFEST, FileEntry, Source
+from hubconv.errors import SourceError, UsageError
+from hubconv.formats.checkpoint import INDEX_NAME, write_index
+from hubconv.formats.layouts import layout as find_layout
+from hubconv.formats.layouts.base import Activations, Layout, Linear, ModelFacts
+from hubconv.profiles import Profile, choose_profile
+from hubconv.profiles.stored_as import fp8_block_of
+from hubconv.steps.decide import RECIPE_VERSION, Job, Recipe, decide
+from hubconv.steps.inventory import Inventory, take_inventory
+from hubconv.steps.shards import PartnerSet, Unit, foreign_reads, partner_sets, plan_shards
+from hubconv.steps.spell import stands_as
+
+COPIED: Final = re.compile(
+    r"[^/]+\.(json|py|jinja|model|txt|tiktoken|md)$"
+    r"|(LICENSE|LICENCE|NOTICE|USE_POLICY|USAGE_POLICY)[^/]*$"
+    r"|(encoding|inference|assets|figures)/.+",
+    re.IGNORECASE,
+)
+"""Files that travel with the weights."""
+
+NEVER_COPIED: Final = re.compile(
+    r"\.(safetensors|bin|pt|pth|ckpt|pkl|npy|npz|joblib|h5|gguf|onnx|msgpack)$"
+    r"|\.index\.json$|^(README\.md|config\.json|hf_quant_config\.json|hubconv\.json|SHA256SUMS)$"
+    r"|^(original|metal|consolidated)|^\.|/\.",
+    re.IGNORECASE,
+)
+"""Weights in any form, what is written anew, and hidden files."""
+
+MAX_COPIED_BYTES: Final = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a conversion will do.
+
+    Attributes:
+        plan_id: Sixteen hex digits that stand for source state, recipe and recipe version.
+        source: The source's name.
+        commit: Its pinned commit; empty for a folder.
+        profile: Name of the profile.
+        title: What people call the family.
+        layout: Name of the layout.
+        policy: Name of the policy.
+        activations: w4a16 or w4a4.
+        recipe: What was asked for.
+        jobs: Every tensor of the source, in order.
+        units: Output shards.
+        sets: Partner sets by key.
+        facts: What the configuration files were written from.
+        files: Generated files by path: configuration and index.
+        copies: Files of the source that travel along unchanged.
+        source_bytes: Bytes of the source's weight files.
+        warnings: What the user should know before it starts.
+    """
+
+    plan_id: str
+    source: str
+    commit: str
+    profile: str
+    title: str
+    layout: str
+    policy: str
+    activations: Activations
+    recipe: Recipe
+    jobs: tuple[Job, ...]
+    units: tuple[Unit, ...]
+    sets: Mapping[str, PartnerSet]
+    facts: ModelFacts
+    files: Mapping[str, bytes]
+    copies: tuple[FileEntry, ...]
+    source_bytes: int
+    warnings: tuple[str, ...]
+
+    @property
+    def target_bytes(self) -> int:
+        """Bytes of the result's weight files."""
+        return sum(unit.nbytes for unit in self.units)
+
+    @property
+    def twice_bytes(self) -> int:
+        """Bytes read from shards other than the unit's own: foreign scales and partners."""
+        return sum(
+            tensor.nbytes for unit in self.units for tensor in foreign_reads(unit, self.sets)
+        )
+
+
+def make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
+    """Plan a conversion; reads headers, config and index, nothing else.
+
+    Args:
+        source: Pinned.
+        recipe: What the user asked for.
+        version: hubconv's version, written into the result.
+
+    Raises:
+        SourceError: The source cannot be converted as it stands.
+        UsageError: The recipe asks for something the family does not have.
+    """
+    inventory = take_inventory(source)
+    _refuse_nvfp4(inventory, source.ref)
+    profile = choose_profile(inventory.config, inventory.tensors)
+    chosen = choose_layout(profile, recipe)
+    activations = _activations(chosen, recipe)
+    jobs = tuple(decide(inventory, profile, recipe, chosen, activations))
+    units = plan_shards(jobs, recipe.max_shard_bytes)
+    facts = _facts(inventory, jobs, activations, version)
+    _refuse_nothing_to_do(jobs, profile)
+    files = _generated_files(inventory, chosen, facts, units)
+    if recipe.mtp == "drop":
+        files["config.json"] = _without_mtp(files["config.json"])
+    source_bytes = sum(source.files()[shard].size for shard in inventory.shards)
+    plan = Plan(
+        plan_id=plan_id(source, inventory, profile, chosen.name, recipe),
+        source=source.ref,
+        commit=source.commit,
+        profile=profile.name,
+        title=profile.title,
+        layout=chosen.name,
+        policy=recipe.policy or profile.default_policy,
+        activations=activations,
+        recipe=recipe,
+        jobs=jobs,
+        units=units,
+        sets=partner_sets(jobs),
+        facts=facts,
+        files=files,
+        copies=tuple(entry for path, entry in source.files().items() if travels(path)),
+        source_bytes=source_bytes,
+        warnings=_warnings(inventory, jobs, units, source_bytes),
+    )
+    _check_copies(plan)
+    return plan
+
+
+def choose_layout(profile: Profile, recipe: Recipe) -> Layout:
+    """The layout asked for, or the family's default.
+
+    Raises:
+        UsageError: No engine could load the family in that layout.
+    """
+    name = recipe.layout or profile.layouts[0]
+    chosen = find_layout(name)
+    if name not in profile.layouts:
+        raise UsageError(
+            f"{profile.title} cannot be written in the layout {name}: no engine would load it.",
+            f"Layouts it has: {', '.join(profile.layouts)}.",
+        )
+    return chosen
+
+
+def plan_id(
+    source: Source, inventory: Inventory, profile: Profile, layout: str, recipe: Recipe
+) -> str:
+    """Stands for everything that decides the bytes of the result.
+
+    Two runs with the same id may go on with each other's shards.
+    """
+    files = source.files()
+    inputs = sorted(
+        (entry.path, entry.size, entry.sha256 or entry.stamp)
+        for entry in files.values()
+        if entry.path in inventory.shards or travels(entry.path) or entry.path == "config.json"
+    )
+    facts = {
+        "source": source.ref,
+        "commit": source.commit,
+        "inputs": inputs,
+        "profile": profile.name,
+        "layout": layout,
+        "recipe": asdict(recipe),
+        "recipe_version": RECIPE_VERSION,
+    }
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def travels(path: str) -> bool:
+    """Whether a file of the source is copied to the result."""
+    if NEVER_COPIED.search(path) or path in {CARD, MANIFEST} or path.startswith(JOURNAL):
+        return False
+    return COPIED.fullmatch(path) is not None
+
+
+def _activations(layout: Layout, recipe: Recipe) -> Activations:
+    if layout.name == "modelopt-v4":
+        if recipe.activations == "w4a16":
+            raise UsageError(
+                "The layout modelopt-v4 has no weight-only form: engines run its experts as W4A4.",
+                "Leave --activations out.",
+            )
+        return "w4a4"
+    return recipe.activations or "w4a16"
+
+
+def _refuse_nvfp4(inventory: Inventory, ref: str) -> None:
+    packed = next(
+        (n for n in inventory.tensors if n.endswith((".weight_packed", ".weight_scale_2"))), None
+    )
+    if packed is None:
+        return
+    table = json.dumps(inventory.config.get("quantization_config", {})).lower()
+    if "nvfp4" in table or packed.endswith(".weight_scale_2"):
+        raise SourceError(f"{ref} is NVFP4 already ({packed}).", "Name its own source instead.")
+
+
+def _refuse_nothing_to_do(jobs: tuple[Job, ...], profile: Profile) -> None:
+    if not any(job.action == "nvfp4" for job in jobs):
+        raise SourceError(
+            f"No tensor of this {profile.title} would become NVFP4.",
+            "Choose another --policy, or fewer --keep patterns.",
+        )
+
+
+def _facts(
+    inventory: Inventory, jobs: tuple[Job, ...], activations: Activations, version: str
+) -> ModelFacts:
+    linears = [
+        Linear(
+            job.module,
+            job.role,
+            "nvfp4" if job.action == "nvfp4" else stands_as(job.weight, job.writes),
+        )
+        for job in jobs
+        if job.linear and job.weight is not None and job.writes
+    ]
+    return ModelFacts(
+        inventory.config, linears, activations, fp8_block_of(inventory.config), version
+    )
+
+
+def _generated_files(
+    inventory: Inventory, layout: Layout, facts: ModelFacts, units: tuple[Unit, ...]
+) -> dict[str, bytes]:
+    config = layout.config(facts)
+    files = {"config.json": json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"}
+    files.update(layout.extra_files(facts))
+    if inventory.has_index or len(units) > 1:
+        weight_map = {output.name: unit.shard for unit in units for output in unit.outputs}
+        files[INDEX_NAME] = write_index(weight_map, sum(unit.data_bytes for unit in units))
+    return files
+
+
+def _without_mtp(config: bytes) -> bytes:
+    """Engines that find MTP layers announced insist on loading them."""
+    table: dict[str, Any] = json.loads(config)
+    for key in ("num_nextn_predict_layers", "num_mtp_modules"):
+        if key in table:
+            table[key] = 0
+    return json.dumps(table, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _warnings(
+    inventory: Inventory, jobs: tuple[Job, ...], units: tuple[Unit, ...], source_bytes: int
+) -> tuple[str, ...]:
+    warnings = list(inventory.warnings)
+    target_bytes = sum(unit.nbytes for unit in units)
+    if target_bytes > source_bytes:
+        share = 100 * (target_bytes / source_bytes - 1)
+        warnings.append(
+            f"The result will be {share:.1f} % larger than the source."
+            + (
+                " Its experts are 4-bit already: NVFP4 has a scale for 16 weights where MXFP4 has "
+                "one for 32."
+                if any(job.weight is not None and job.weight.kind == "mxfp4" for job in jobs)
+                else ""
+            )
+        )
+    if inventory.ghosts:
+        warnings.append(
+            f"The index lists {len(inventory.ghosts)} tensors that no shard holds "
+            f"({inventory.ghosts[0]} ...); this spelling is known, nothing is missing."
+        )
+    if any(job.reason == "MTP layer" or job.role == "mtp_expert" for job in jobs if job.writes):
+        warnings.append(
+            "Multi-token-prediction layers keep their source format; vLLM may not be able to use "
+            "them for speculative decoding beside NVFP4 experts."
+        )
+    return tuple(warnings)
+
+
+def _check_copies(plan: Plan) -> None:
+    large = [entry for entry in plan.copies if entry.size > MAX_COPIED_BYTES]
+    if large:
+        raise SourceError(
+            f"{large[0].path} ({large[0].size} bytes) is too large for a file that travels along."
+        )
