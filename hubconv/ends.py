@@ -338,6 +338,10 @@ class Target(Protocol):
         """Open the journal of a plan, making what it needs."""
         ...
 
-    def view(self) -> Source:
-        """What is published now, for reading back."""
+    def published(self, plan_id: str) -> Published | None:
+        """Where a plan's result stands, if it was published already."""
+        ...
+
+    def view(self, revision: str = "") -> Source:
+        """What is published now, or in a revision of it, for reading back."""
         ...

@@ -69,7 +69,7 @@ class FileSink:
         except OSError as error:
             raise disk_error(error, self._path.parent) from error
         self._hash.update(data)
-        self._size += len(data)
+        self._size += memoryview(data).nbytes
 
     def finish(self) -> StagedFile:
         """Bring the bytes to the disk, then give the file its name."""

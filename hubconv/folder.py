@@ -135,8 +135,16 @@ class FolderTarget:
         if (self._folder / JOURNAL / plan_id).is_dir():
             FolderStaging(self._folder, plan_id).discard()
 
-    def view(self) -> Source:
-        """The folder as a source."""
+    def published(self, plan_id: str) -> Published | None:
+        """The folder, if the manifest in it is that of this plan."""
+        manifest = self.manifest()
+        if manifest is None or manifest.get("plan_id") != plan_id:
+            return None
+        return Published(self.ref, "", str(self._folder))
+
+    def view(self, revision: str = "") -> Source:
+        """The folder as a source; it has no revisions."""
+        del revision
         return FolderSource(self._folder)
 
 

@@ -3,9 +3,7 @@
 source → plan → (nothing to do?) → units → verify staging → publish → compare main → tidy up
 """
 
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,10 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from hubconv import __version__
-from hubconv.ends import EndRef, Published, Source, Target, parse_end
+from hubconv.ends import Published, Source, Target
 from hubconv.engines import Stop, run_units
 from hubconv.errors import ConflictError, IntegrityError, ResourceError, UsageError
-from hubconv.folder import FolderSource, FolderTarget
+from hubconv.folder import FolderTarget
+from hubconv.opening import Scratch, open_source, parse_target, refuse_same
 from hubconv.progress import Progress, SilentProgress
 from hubconv.steps.decide import Recipe
 from hubconv.steps.plan import Plan, make_plan
@@ -24,8 +23,6 @@ from hubconv.steps.publish import Facts, compose, foreign_files, other_source, p
 from hubconv.steps.report import Report
 from hubconv.steps.verify import Sample, Verification, verify_staged, verify_tree
 from hubconv.work import Bench
-
-SOURCE_TOKEN = "HUBCONV_SOURCE_TOKEN"  # noqa: S105 - the name of a variable, not a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ def plan(
         revision: Branch, tag or commit.
         work_dir: Folder for temporary files.
     """
-    with _scratch(work_dir) as scratch:
+    with Scratch(work_dir) as scratch:
         opened = open_source(source, revision, scratch)
         return make_plan(opened, recipe or Recipe(), __version__)
 
@@ -115,8 +112,8 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
     told = progress or SilentProgress()
     started = time.monotonic()
     stop = Stop(request.time_limit_s)
-    with stop.listening(), _scratch(request.work_dir) as scratch:
-        _refuse_same(request)
+    with stop.listening(), Scratch(request.work_dir) as scratch:
+        refuse_same(request.source, request.target)
         told.phase("Reading headers")
         source = open_source(request.source, request.revision, scratch)
         target = open_target(request, scratch)
@@ -226,22 +223,6 @@ class _Run:
         del verification
 
 
-def open_source(word: str, revision: str, scratch: Path) -> Source:
-    """The source a word names, pinned."""
-    ref = parse_end(word)
-    if ref.kind == "folder":
-        if revision:
-            raise UsageError("A folder has no revisions.", "Leave --revision out.")
-        return FolderSource(Path(ref.name))
-    if revision and ref.revision:
-        raise UsageError(f"{word} names a revision, and so does --revision.", "Use one of them.")
-    from hubconv.hub.client import open_client
-    from hubconv.hub.source import HubSource
-
-    client = open_client(__version__, SOURCE_TOKEN)
-    return HubSource(client, ref.name, revision or ref.revision, scratch / "slots")
-
-
 def open_target(request: Request, scratch: Path) -> Target:
     """The target a request names."""
     ref = parse_target(request.target)
@@ -254,37 +235,6 @@ def open_target(request: Request, scratch: Path) -> Target:
 
     options = TargetOptions(request.private, request.create_pr, request.allow_public, request.tag)
     return HubTarget(open_client(__version__), ref.name, options, scratch)
-
-
-def parse_target(word: str) -> EndRef:
-    """A TARGET word.
-
-    Raises:
-        UsageError: It names a revision: hubconv publishes to main or to a pull request.
-    """
-    ref = parse_end(word)
-    if ref.revision:
-        raise UsageError(
-            f"{word} names a revision; a target is published to main.",
-            "For a pull request instead say --create-pr.",
-        )
-    return ref
-
-
-def _refuse_same(request: Request) -> None:
-    source, target = parse_end(request.source), parse_target(request.target)
-    if source.kind != target.kind:
-        return
-    same = (
-        source.name.casefold() == target.name.casefold()
-        if source.kind == "hub"
-        else Path(source.name).resolve() == Path(target.name).resolve()
-    )
-    if same:
-        raise UsageError(
-            f"Source and target are both {source.name}.",
-            "The source is never written to: name another target.",
-        )
 
 
 def _refuse_foreign(target: Target, planned: Plan, *, replace: bool) -> None:
@@ -301,33 +251,3 @@ def _refuse_foreign(target: Target, planned: Plan, *, replace: bool) -> None:
     raise ConflictError(
         f"{what}.", "Choose another target, or put the result in their place with --replace."
     )
-
-
-class _scratch:  # noqa: N801 - used as a with statement
-    """A folder of this process for shards on their way; torsos of dead runs are swept."""
-
-    def __init__(self, work_dir: str) -> None:
-        base = Path(work_dir) if work_dir else Path(tempfile.gettempdir()) / "hubconv-work"
-        self._base = base
-        self._mine = base / f"run-{os.getpid()}"
-
-    def __enter__(self) -> Path:
-        try:
-            self._base.mkdir(parents=True, exist_ok=True)
-            for left in self._base.glob("run-*"):
-                if not _alive(left.name.removeprefix("run-")):
-                    shutil.rmtree(left, ignore_errors=True)
-            self._mine.mkdir(exist_ok=True)
-        except OSError as error:
-            raise ResourceError(
-                f"The work folder {self._base} cannot be used: {error.strerror}.",
-                "Name another with --work-dir.",
-            ) from error
-        return self._mine
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._mine, ignore_errors=True)
-
-
-def _alive(pid: str) -> bool:
-    return pid.isdigit() and Path(f"/proc/{pid}").exists()

@@ -4,13 +4,12 @@ A unit is stateless and idempotent: the same plan and the same source give the s
 machine and any device.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
-
-import numpy as np
 
 from hubconv.ends import ShardBytes, Sink, Source, Staging, TensorQuality, UnitRecord
 from hubconv.errors import IntegrityError
@@ -36,6 +35,9 @@ HELD_BYTES: Final = 256 * 1024 * 1024
 
 FLUSHED_SHARE: Final = 0.001
 """A tensor with a larger share of blocks flushed to zero is refused."""
+
+
+Write = Callable[[bytes | bytearray | memoryview], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +163,12 @@ class _Walk:
         self._layout = layout
         self._amax: dict[str, float] = {}
         self._held: dict[str, list[Window]] = {}
+        self._held_bytes = 0
+        self._mine: frozenset[str] = frozenset()
 
     def run(self, unit: Unit, sink: Sink) -> list[TensorQuality]:
+        """Write every tensor of a unit in the planned order."""
+        self._mine = frozenset(job.module for job in (*unit.jobs, *unit.tail))
         qualities: list[TensorQuality] = []
         for job in unit.jobs:
             qualities += self._write(job, sink.write)
@@ -180,7 +186,7 @@ class _Walk:
             sink.write(held[output.name])
         return qualities
 
-    def _write(self, job: Job, write: Callable[[bytes], object]) -> list[TensorQuality]:
+    def _write(self, job: Job, write: Write) -> list[TensorQuality]:
         try:
             if job.action == "nvfp4":
                 return [self._convert(job, write)]
@@ -193,23 +199,24 @@ class _Walk:
             raise _named(error, job) from error
         return []
 
-    def _copy(self, tensor: StoredTensor, write: Callable[[bytes], object]) -> None:
+    def _copy(self, tensor: StoredTensor, write: Write) -> None:
         for begin in range(0, tensor.nbytes, COPY_BYTES):
             end = min(begin + COPY_BYTES, tensor.nbytes)
-            write(self._reader.read(tensor, begin, end))  # type: ignore[arg-type]
+            write(self._reader.read(tensor, begin, end))
 
     # ── NVFP4 ────────────────────────────────────────────────────────────────────────────────
 
-    def _convert(self, job: Job, write: Callable[[bytes], object]) -> TensorQuality:
+    def _convert(self, job: Job, write: Write) -> TensorQuality:
         scale = self._global_scale(job)
         mode = self._bench.plan.recipe.scales
         quality = Quality()
         scales = bytearray()
         held = self._held.pop(job.module, None)
+        self._held_bytes -= sum(window.data.nbytes for window in held or ())
         for window in held if held is not None else self._reader.windows(job):
             encoded = self._bench.kernel.encode(window, scale, mode)
-            write(encoded.codes.data)
-            scales += encoded.scales.data
+            write(encoded.codes.reshape(-1).data)
+            scales += encoded.scales.reshape(-1).data
             quality += encoded.quality
         weight = job.weight
         if weight is None:
@@ -232,7 +239,7 @@ class _Walk:
         for member in members:
             if member.module in self._amax:
                 continue
-            keep = total <= HELD_BYTES and member.reads[0].shard in self._reader.opened
+            keep = self._held_bytes + total <= HELD_BYTES and member.module in self._mine
             self._amax[member.module] = self._member_amax(member, keep=keep)
         amax = max(self._amax[member.module] for member in members)
         searched = self._bench.plan.recipe.scales == "search"
@@ -250,6 +257,7 @@ class _Walk:
             raise _named(error, member) from error
         if keep:
             self._held[member.module] = held
+            self._held_bytes += sum(window.data.nbytes for window in held)
         return amax
 
     def _check_flushed(self, job: Job, quality: Quality) -> None:
@@ -265,7 +273,7 @@ class _Walk:
 
     # ── exact re-spellings ───────────────────────────────────────────────────────────────────
 
-    def _recode(self, job: Job, write: Callable[[bytes], object]) -> None:
+    def _recode(self, job: Job, write: Write) -> None:
         spelled = [output for output in job.writes if output.recode]
         if not spelled or job.weight is None:
             return
@@ -279,16 +287,17 @@ class _Walk:
                 raise
             raise IntegrityError(f"{job.module}: {error.what}", error.next_step) from error
 
-    def _recode_scale(self, job: Job, output: Output, write: Callable[[bytes], object]) -> None:
+    def _recode_scale(self, job: Job, output: Output, write: Write) -> None:
         tensor = job.reads[output.source]
         raw = self._reader.read(tensor, 0, tensor.nbytes)
-        values = stored.scale_values(raw, tensor.dtype, tensor.shape)
-        if output.recode == "pow2_to_e8m0":
-            write(recodes.pow2_to_e8m0(values).tobytes())
-        else:
-            write(np.ascontiguousarray(values, dtype="<f4").tobytes())
+        if output.recode == "widen_to_f32":
+            write(recodes.widen_to_f32(raw, tensor.dtype))
+            return
+        count = math.prod(tensor.shape)
+        values = stored.scale_values(raw, tensor.dtype, (1, count))
+        write(recodes.pow2_to_e8m0(values).tobytes())
 
-    def _recode_weight(self, job: Job, recode: str, write: Callable[[bytes], object]) -> None:
+    def _recode_weight(self, job: Job, recode: str, write: Write) -> None:
         scales = bytearray()
         for window in self._reader.windows(job):
             if recode == "fp8_to_mxfp4":

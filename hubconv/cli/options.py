@@ -18,7 +18,7 @@ _UNITS: Final = {
 _TIME: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """`5GB`, `500MB`, `1.5GiB`."""
 
     name = "size"
@@ -33,7 +33,7 @@ class Size(click.ParamType):
         return int(float(found[1]) * _UNITS[(found[2] or "B").upper()])
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """`5h30m`, `90m`, `3600`."""
 
     name = "time"

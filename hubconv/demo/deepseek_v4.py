@@ -134,7 +134,7 @@ def _linear(part: Part, spelling: Spelling, source: Source) -> list[Entry]:
 def _plain_bytes(part: Part, source: Source) -> bytes:
     random = numbers.generator(source.seed, part.name)
     if part.role == "token_table":
-        return random.integers(0, EXPERTS_PER_TOKEN * 2, part.shape, np.int64).tobytes()
+        return random.integers(0, EXPERTS_PER_TOKEN, part.shape, np.int64).tobytes()
     weights = numbers.gaussian(random, part.shape)
     if part.role == "f32":
         return weights.tobytes()

@@ -25,7 +25,7 @@ class Size:
     Attributes:
         hidden: Hidden size, a multiple of 128.
         width: Intermediate size of an expert, a multiple of 128.
-        experts: Routed experts per layer.
+        experts: Routed experts per layer, at least two.
         layers: Layers, the MTP layer not counted.
         vocabulary: Rows of the embedding.
         shards: Files to write.

@@ -48,6 +48,15 @@ class Stop:
             )
         return None
 
+    def at_once(self) -> None:
+        """Give up a unit in the middle where a signal asks for it; its bytes are made again.
+
+        Raises:
+            SignalledError: A signal came.
+        """
+        if self._signal:
+            raise SignalledError(self._signal)
+
     def fail(self) -> None:
         """Another worker failed: begin nothing new."""
         self._failed.set()

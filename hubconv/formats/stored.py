@@ -91,6 +91,15 @@ class Window:
         """Rows in this window."""
         return int(self.data.shape[0])
 
+    def part(self, first: int, last: int) -> "Window":
+        """The rows from `first` to before `last`, counted within this window; nothing is copied."""
+        begin = self.first_row + first
+        data = self.data[first:last]
+        needed = self.weight.scale_rows(begin, len(data))
+        skipped = self.weight.scale_rows(self.first_row, 1)
+        offset = needed.start - skipped.start if needed else 0
+        return Window(self.weight, begin, data, self.scales[offset : offset + len(needed)])
+
 
 class NonFiniteError(IntegrityError):
     """Raised when a weight or a scale is NaN or infinite, or their product is.
@@ -109,14 +118,14 @@ class NonFiniteError(IntegrityError):
 
 
 def scale_values(
-    raw: bytes | bytearray | memoryview | Bytes2D, dtype: str, shape: tuple[int, int]
-) -> Floats2D:
+    raw: bytes | bytearray | memoryview | Bytes2D, dtype: str, shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
     """The numbers that stored scales mean, exactly.
 
     Args:
         raw: Bytes of the scales, row after row.
         dtype: F32, BF16, F16 or F8_E8M0 (0 is 2^-127, 255 is NaN).
-        shape: (rows, columns) of the scales in `raw`.
+        shape: Shape of the scales in `raw`; rows and columns for those of a window.
 
     Raises:
         ScaleError: The element type is not one of scales.

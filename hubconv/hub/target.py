@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-from hubconv.ends import MANIFEST, FileEntry, Source
+from hubconv.ends import MANIFEST, FileEntry, Published, Source
 from hubconv.errors import NotAllowedError, SourceError
 from hubconv.hub.client import HubClient
 from hubconv.hub.compat import validate_card
@@ -52,7 +52,7 @@ class HubTarget:
         self._options = options
         self._work_dir = work_dir
         self._make_private = options.private
-        self._view: HubSource | None = None
+        self._seen: Source | None = None
 
     @property
     def ref(self) -> str:
@@ -69,21 +69,36 @@ class HubTarget:
 
         return self._client.call(f"Looking for {self._repo}", ask)
 
-    def view(self) -> Source:
-        """What main holds now."""
-        if self._view is None:
-            self._view = HubSource(self._client, self._repo, "", self._work_dir / "slots")
-        return self._view
+    def view(self, revision: str = "") -> Source:
+        """What main, or another revision, holds now."""
+        return HubSource(self._client, self._repo, revision, self._work_dir / "slots")
+
+    def _main(self) -> Source:
+        """Main as it was when this run first looked."""
+        if self._seen is None:
+            self._seen = self.view()
+        return self._seen
 
     def files(self) -> Mapping[str, FileEntry]:
-        """What main holds now; nothing where the repository does not exist."""
-        return self.view().files() if self._exists() else {}
+        """What main holds; nothing where the repository does not exist."""
+        return self._main().files() if self._exists() else {}
+
+    def published(self, plan_id: str) -> Published | None:
+        """The publish of a plan: on main, or in an open pull request where one was asked for."""
+        manifest = self.manifest()
+        if manifest is not None and manifest.get("plan_id") == plan_id:
+            return self._publisher(make_public=False).found(plan_id) or Published(
+                self._repo, self._main().commit, f"{self._client.api.endpoint}/{self._repo}"
+            )
+        if self._options.create_pr and self._exists():
+            return self._publisher(make_public=False).found(plan_id)
+        return None
 
     def manifest(self) -> Mapping[str, Any] | None:
         """hubconv.json on main, or None."""
         if not self._exists():
             return None
-        view = self.view()
+        view = self._main()
         entry = view.files().get(MANIFEST)
         if entry is None:
             return None
@@ -107,7 +122,7 @@ class HubTarget:
                 f"Checking the right to write to {self._repo}",
                 lambda: api.auth_check(self._repo, write=True),
             )
-            public = self.view().restricted == ""
+            public = self._main().restricted == ""
         else:
             self._check_namespace(user)
             self._make_private = bool(restricted) if self._options.private is None else not public
@@ -171,7 +186,7 @@ class HubTarget:
 
     def _begins_public(self, plan_id: str, *, new: bool) -> bool:
         """Whether the repository is to become public: it is new, or a killed run made it."""
-        if new or self.view().files().keys() <= {".gitattributes"}:
+        if new or self.files().keys() <= {".gitattributes"}:
             return not self._make_private
         return bool(self._note(plan_id).get("make_public"))
 

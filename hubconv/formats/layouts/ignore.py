@@ -186,4 +186,6 @@ def _one_layer(name: str) -> list[Pattern]:
 
 def _exact(name: str) -> list[Pattern]:
     _, dot, rest = name.partition(".")
-    return [Pattern("exact", name)] + ([Pattern("ending", dot + rest)] if dot else [])
+    shorter = [Pattern("ending", dot + rest)] if dot else []
+    # The whole name as an ending: with a star before it, it is no substring to vLLM.
+    return [*shorter, Pattern("exact", name), Pattern("ending", name)]

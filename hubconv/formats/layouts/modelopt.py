@@ -126,10 +126,15 @@ def ignored(facts: ModelFacts) -> list[str]:
     kept = [linear.module for linear in facts.linears if linear.fate == "plain"]
     rest = lookups(linear.module for linear in facts.linears if linear.fate != "plain")
     tails = {name.rpartition(".")[2] for name in rest}
+    experts = [name for name in rest if "experts" in name]
 
     def too_wide(pattern: Pattern) -> bool:
         last = pattern.glob.rpartition(".")[2]
-        return last in _SGLANG_EVERYWHERE and any(last in tail for tail in tails)
+        if last in _SGLANG_EVERYWHERE and any(last in tail for tail in tails):
+            return True
+        # Both engines exclude whatever stands within an entry about experts: SGLang 0.5.23
+        # quantization/utils.py:110-118.
+        return "experts" in pattern.glob and any(name in pattern.glob for name in experts)
 
     return [pattern.glob for pattern in cover(lookups(kept), rest, too_wide)]
 

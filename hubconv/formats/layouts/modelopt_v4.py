@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hubconv.errors import UsageError
 from hubconv.formats.layouts.base import Activations, Content, KeptScale, Linear, ModelFacts, Part
-from hubconv.formats.layouts.ignore import cover
+from hubconv.formats.layouts.ignore import cover, lookups
 from hubconv.formats.layouts.modelopt import containers, group, modelopt_parts, nested_file
 from hubconv.formats.layouts.scalars import scalar_bytes
 from hubconv.formats.layouts.source_config import source_quantization, without_stale
@@ -104,4 +104,4 @@ def _ignored(facts: ModelFacts) -> list[str]:
         for linear in facts.linears
         if linear.fate != "nvfp4" and not linear.module.endswith(".gate")
     ]
-    return [pattern.glob for pattern in cover(kept, quantized)]
+    return [pattern.glob for pattern in cover(kept, lookups(quantized))]

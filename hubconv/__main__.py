@@ -1,0 +1,5 @@
+"""`python -m hubconv`."""
+
+from hubconv.cli import main
+
+main()

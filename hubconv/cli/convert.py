@@ -1,0 +1,114 @@
+"""`hubconv SOURCE TARGET`."""
+
+import json
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from hubconv.cli.environment import quiet_libraries
+from hubconv.cli.options import (
+    Duration,
+    output_options,
+    recipe_from,
+    recipe_options,
+    source_options,
+)
+from hubconv.cli.plan import show_plan
+
+
+@click.command()
+@click.argument("source")
+@click.argument("target")
+@recipe_options
+@source_options
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to compute: auto, cpu, cuda or cuda:N.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Output shards made at the same time.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option(
+    "--private/--no-private",
+    default=None,
+    help="Visibility of a new target.  [default: as the source]",
+)
+@click.option("--create-pr", is_flag=True, help="Publish to a pull request instead of main.")
+@click.option("--replace", is_flag=True, help="Put the result in place of the target's content.")
+@click.option(
+    "--allow-publish-private",
+    "allow_public",
+    is_flag=True,
+    help="Publish content of a private or gated source in a public target.",
+)
+@click.option("--tag/--no-tag", default=True, help="Tag the publish commit.")
+@click.option(
+    "--time-limit",
+    type=Duration(),
+    default=0,
+    metavar="TIME",
+    help="Stop in order after this time (5h30m) with exit code 10.",
+)
+@click.option(
+    "--card-template",
+    "template",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Template to use in place of hubconv's card.",
+)
+@output_options
+def convert(
+    source: str,
+    target: str,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+    **values: Any,  # noqa: ANN401 - the options above, by name
+) -> None:
+    """Convert SOURCE to NVFP4 and publish it as TARGET.
+
+    Each is a Hub repository (org/name) or a folder (./name). A run that was stopped or killed goes
+    on where it ended when the same command runs again.
+    """
+    quiet_libraries(verbose)
+    from hubconv.opening import refuse_same
+    from hubconv.pipeline import Request, plan
+    from hubconv.pipeline import convert as run
+
+    recipe = recipe_from(values)
+    if dry_run:
+        refuse_same(source, target)
+        show_plan(plan(source, recipe, revision=values["revision"]), as_json=as_json)
+        return
+    from hubconv.progress import choose_progress
+    from hubconv.steps.report import outcome_json, render_outcome
+
+    template = values.pop("template")
+    request = Request(
+        source=source,
+        target=target,
+        recipe=recipe,
+        time_limit_s=values.pop("time_limit"),
+        command=shlex.join(["hubconv", *sys.argv[1:]]),
+        template=template or "",
+        **values,
+    )
+    progress = choose_progress(sys.stderr, quiet=quiet, json=as_json)
+    try:
+        outcome = run(request, progress)
+    finally:
+        progress.close()
+    if as_json:
+        click.echo(json.dumps(outcome_json(outcome)))
+    elif not quiet:
+        click.echo(render_outcome(outcome))

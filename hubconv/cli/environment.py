@@ -1,0 +1,27 @@
+"""What other libraries read from the environment, set before they are imported."""
+
+import logging
+import os
+import warnings
+
+
+def quiet_libraries(verbose: int = 0) -> None:
+    """Keep the terminal for hubconv's own words, and telemetry off.
+
+    Args:
+        verbose: 1 shows hubconv's log, 2 that of the libraries too.
+    """
+    for name in (
+        "HF_HUB_DISABLE_PROGRESS_BARS",
+        "HF_HUB_DISABLE_UPDATE_CHECK",
+        "HF_HUB_DISABLE_TELEMETRY",
+    ):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("HF_XET_TELEMETRY_ENABLED", "0")
+    level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("hubconv").setLevel(level)
+    for library in ("huggingface_hub", "httpx2", "hf_xet"):
+        logging.getLogger(library).setLevel(logging.ERROR if verbose < 2 else level)
+    if verbose < 2:
+        warnings.filterwarnings("ignore", module=r"huggingface_hub\.")

@@ -1,0 +1,33 @@
+"""`hubconv hub`: the embedded Hub on loopback."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder that keeps the repositories.",
+)
+@click.option("--port", default=8765, show_default=True, help="Port on loopback; 0 takes any.")
+@click.option(
+    "--mode",
+    type=click.Choice(["xet", "lfs"]),
+    default="xet",
+    show_default=True,
+    help="How large files are stored and transferred.",
+)
+def hub(root: Path, port: int, mode: str) -> None:
+    """Run a Hub of your own on this machine, without account or network.
+
+    Any Hub client can use it: set HF_ENDPOINT and HF_TOKEN as printed.
+    """
+    from hubconv.embedded import serve
+
+    def ready(endpoint: str) -> None:
+        click.echo(f"export HF_ENDPOINT={endpoint} HF_TOKEN=hf_embedded_demo")
+
+    serve(root, port, "lfs" if mode == "lfs" else "xet", on_ready=ready)

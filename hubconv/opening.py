@@ -1,0 +1,115 @@
+"""From words on the command line to opened ends, and the folder a run works in."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from hubconv import __version__
+from hubconv.ends import EndRef, Source, parse_end
+from hubconv.errors import ResourceError, UsageError
+from hubconv.folder import FolderSource
+
+SOURCE_TOKEN: Final = "HUBCONV_SOURCE_TOKEN"  # noqa: S105 - the name of a variable, not a token
+
+
+def open_source(word: str, revision: str, scratch: Path) -> Source:
+    """The source a word names, pinned.
+
+    Args:
+        word: SOURCE as written.
+        revision: Branch, tag or commit; empty for the default.
+        scratch: Folder for shards on their way.
+
+    Raises:
+        UsageError: A folder with a revision, or two revisions.
+        SourceError: It does not exist.
+    """
+    ref = parse_end(word)
+    if ref.kind == "folder":
+        if revision:
+            raise UsageError("A folder has no revisions.", "Leave --revision out.")
+        return FolderSource(Path(ref.name))
+    if revision and ref.revision:
+        raise UsageError(f"{word} names a revision, and so does --revision.", "Use one of them.")
+    from hubconv.hub.client import open_client
+    from hubconv.hub.source import HubSource
+
+    client = open_client(__version__, SOURCE_TOKEN)
+    return HubSource(client, ref.name, revision or ref.revision, scratch / "slots")
+
+
+def parse_target(word: str) -> EndRef:
+    """A TARGET word.
+
+    Raises:
+        UsageError: It names a revision: hubconv publishes to main or to a pull request.
+    """
+    ref = parse_end(word)
+    if ref.revision:
+        raise UsageError(
+            f"{word} names a revision; a target is published to main.",
+            "For a pull request instead say --create-pr.",
+        )
+    return ref
+
+
+def refuse_same(source: str, target: str) -> None:
+    """Source and target must not be one.
+
+    Raises:
+        UsageError: They are.
+    """
+    read, written = parse_end(source), parse_target(target)
+    if read.kind != written.kind:
+        return
+    if read.kind == "hub":
+        same = read.name.casefold() == written.name.casefold()
+    else:
+        same = Path(read.name).resolve() == Path(written.name).resolve()
+    if same:
+        raise UsageError(
+            f"Source and target are both {read.name}.",
+            "The source is never written to: name another target.",
+        )
+
+
+class Scratch:
+    """A folder of this process for shards on their way; those of dead runs are swept.
+
+    Args:
+        work_dir: Where it is made; empty for the system's temporary folder.
+    """
+
+    def __init__(self, work_dir: str) -> None:
+        base = Path(work_dir) if work_dir else Path(tempfile.gettempdir()) / "hubconv-work"
+        self._base = base
+        self._mine = base / f"run-{os.getpid()}"
+
+    def __enter__(self) -> Path:
+        try:
+            self._base.mkdir(parents=True, exist_ok=True)
+            for left in self._base.glob("run-*"):
+                if not _alive(left.name.removeprefix("run-")):
+                    shutil.rmtree(left, ignore_errors=True)
+            self._mine.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"The work folder {self._base} cannot be used: {error.strerror}.",
+                "Name another with --work-dir.",
+            ) from error
+        return self._mine
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self._mine, ignore_errors=True)
+
+
+def _alive(pid: str) -> bool:
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()

@@ -1,0 +1,298 @@
+"""Reading a result back: tree, headers, loader contract, joint scales, a decoded sample.
+
+Run on staging before anything is published, and by `hubconv verify` on whatever a target holds.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from hubconv.ends import Source, UnitRecord
+from hubconv.errors import IntegrityError
+from hubconv.formats import contract, nvfp4, stored
+from hubconv.formats.checkpoint import StoredTensor
+from hubconv.formats.contract import Finding
+from hubconv.formats.layouts import layout
+from hubconv.formats.nvfp4 import BLOCK
+from hubconv.steps.decide import Job
+from hubconv.steps.inventory import HEADER_THREADS, read_header
+from hubconv.steps.plan import Plan
+
+SAMPLE_ROWS: Final = 128
+WORST_SOUND_ERROR: Final = 0.25
+"""Relative error of decoded rows above which they cannot be the source's weights: the plain rule
+stays near 0.1 on any distribution, unrelated weights give 1 and more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How much is decoded and compared.
+
+    Attributes:
+        tensors: NVFP4 weights of which some rows are compared with the source.
+    """
+
+    tensors: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was looked at, and what was found.
+
+    Attributes:
+        findings: Breaches; empty when everything is right.
+        shards: Shards whose headers were read.
+        tensors: Tensors in them.
+        sets: Partner sets whose scales were compared.
+        decoded: Weights of which rows were decoded and compared with the source.
+        notes: What could not be checked.
+    """
+
+    findings: tuple[Finding, ...]
+    shards: int
+    tensors: int
+    sets: int
+    decoded: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings that do not load, or load wrong numbers."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    def raise_on_errors(self, saved: str) -> None:
+        """Stop where the result is not right.
+
+        Raises:
+            IntegrityError: With the first three errors.
+        """
+        if not self.errors:
+            return
+        told = "; ".join(f"{f.where}: {f.what} [{f.rule}]" for f in self.errors[:3])
+        raise IntegrityError(
+            f"The result has {len(self.errors)} faults: {told}.",
+            f"{saved} hubconv verify lists them all.",
+        )
+
+
+def verify_staged(
+    plan: Plan, records: Sequence[UnitRecord], view: Source, source: Source, sample: Sample
+) -> Verification:
+    """Check staged shards against plan, records, loader contract and source.
+
+    Args:
+        plan: What should be there.
+        records: What the journal says is there.
+        view: The staged files.
+        source: Where the weights came from.
+        sample: How much is decoded.
+    """
+    findings = list(_against_records(records, view))
+    tensors = read_tensors(view, [unit.shard for unit in plan.units])
+    scales = {q.module: q.global_scale for record in records for q in record.tensors}
+    scalars = dict(_recorded_scalars(plan, scales))
+    chosen, far = decoded_findings(plan, tensors, view, source, scales, sample)
+    findings += far
+    findings += contract.check(
+        tensors,
+        json.loads(plan.files["config.json"]),
+        _json_files(plan.files),
+        weight_map=_weight_map(plan.files),
+        total_size=_total_size(plan.files),
+        scalars=scalars,
+        partners=[[job.module for job in group.members] for group in plan.sets.values()],
+        expected={
+            output.name: (output.dtype, output.shape)
+            for unit in plan.units
+            for output in unit.outputs
+        },
+    )
+    joint = sum(len(group.members) > 1 for group in plan.sets.values())
+    return Verification(tuple(findings), len(plan.units), len(tensors), joint, len(chosen))
+
+
+def verify_tree(view: Source, files: Mapping[str, bytes]) -> list[str]:
+    """Compare what is published with the manifest that was published with it.
+
+    Args:
+        view: The published state.
+        files: What was published; its hubconv.json names every other file.
+
+    Returns:
+        One sentence for each difference.
+    """
+    manifest = json.loads(files["hubconv.json"])
+    return compare_tree(view, manifest, files)
+
+
+def compare_tree(
+    view: Source, manifest: Mapping[str, Any], small: Mapping[str, bytes] | None = None
+) -> list[str]:
+    """Differences between a tree and the manifest in it, by size and where known by hash."""
+    wrong = []
+    present = view.files()
+    for path, wanted in manifest["files"].items():
+        entry = present.get(path)
+        if entry is None:
+            wrong.append(f"{path} is missing")
+        elif entry.size != wanted["size"]:
+            wrong.append(f"{path} has {entry.size} bytes, not {wanted['size']}")
+        elif entry.sha256 and entry.sha256 != wanted["sha256"]:
+            wrong.append(f"{path} has sha256 {entry.sha256}, not {wanted['sha256']}")
+        elif small is not None and path in small and not entry.sha256:
+            digest = hashlib.sha256(view.read(path, 0, entry.size)).hexdigest()
+            if digest != wanted["sha256"]:
+                wrong.append(f"{path} has sha256 {digest}, not {wanted['sha256']}")
+    return wrong
+
+
+def read_tensors(view: Source, shards: Sequence[str]) -> dict[str, StoredTensor]:
+    """Every tensor of some shards, by headers alone."""
+    files = view.files()
+    here = [files[shard] for shard in shards if shard in files]
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+        headers = pool.map(lambda entry: read_header(view, entry), here)
+    return {tensor.name: tensor for header in headers for tensor in header}
+
+
+def _against_records(records: Sequence[UnitRecord], view: Source) -> Iterator[Finding]:
+    files = view.files()
+    for record in records:
+        entry = files.get(record.shard)
+        if entry is None:
+            yield Finding("staged.missing", record.shard, "the journal names it, the tree does not")
+        elif entry.size != record.size or (entry.sha256 and entry.sha256 != record.sha256):
+            yield Finding(
+                "staged.content",
+                record.shard,
+                f"is {entry.size} bytes {entry.sha256[:12]}, recorded as {record.size} "
+                f"{record.sha256[:12]}",
+            )
+
+
+def _recorded_scalars(plan: Plan, scales: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """Stored values of the global scales by tensor name, as the units recorded them."""
+    inverse = plan.layout == "compressed-tensors"
+    for job in plan.jobs:
+        for output in job.writes:
+            if output.content == "global_scale" and job.module in scales:
+                value = scales[job.module]
+                yield output.name, float(np.float32(1) / np.float32(value)) if inverse else value
+
+
+def _choose(plan: Plan, count: int) -> list[Job]:
+    """Weights to decode: spread over the whole checkpoint, always the same for a plan."""
+    converted = [job for job in plan.jobs if job.action == "nvfp4"]
+    if len(converted) <= count:
+        return converted
+    step = len(converted) / count
+    return [converted[int(number * step)] for number in range(count)]
+
+
+def decoded_findings(
+    plan: Plan,
+    tensors: Mapping[str, StoredTensor],
+    view: Source,
+    source: Source,
+    recorded: Mapping[str, float],
+    sample: Sample,
+) -> tuple[list[Job], list[Finding]]:
+    """Decode some rows of some weights and compare them with the source.
+
+    Returns:
+        The weights that were looked at, and what was wrong with them.
+    """
+    chosen = _choose(plan, sample.tensors)
+    found = [
+        finding
+        for job in chosen
+        for finding in _decoded(job, plan, tensors, view, source, recorded.get(job.module))
+    ]
+    return chosen, found
+
+
+def _decoded(
+    job: Job,
+    plan: Plan,
+    tensors: Mapping[str, StoredTensor],
+    view: Source,
+    source: Source,
+    recorded: float | None,
+) -> Iterator[Finding]:
+    """Some rows of a weight, decoded from the result and compared with the source."""
+    weight = job.weight
+    names = {output.content: output.name for output in job.writes}
+    if weight is None or any(name not in tensors for name in names.values()):
+        return
+    block_rows = max(weight.block[0], 1) if weight.kind != "plain" else 1
+    rows = min(weight.rows, max(SAMPLE_ROWS // block_rows, 1) * block_rows)
+    stored_scalar = _all(view, tensors[names["global_scale"]])
+    scalar = np.frombuffer(stored_scalar, np.float32)[0]
+    value = float(np.float32(1) / scalar) if plan.layout == "compressed-tensors" else float(scalar)
+    if recorded is not None and stored_scalar != layout(plan.layout).scalar(
+        "global_scale", recorded
+    ):
+        yield Finding(
+            "scale.recorded",
+            names["global_scale"],
+            f"decodes with {value}, the journal says {recorded}",
+        )
+    codes = _rows(view, tensors[names["codes"]], rows, weight.cols // 2)
+    scales = _rows(view, tensors[names["scales"]], rows, weight.cols // BLOCK)
+    decoded = nvfp4.decode(codes, scales, value)
+    wanted = stored.dequantize(_source_window(job, source, rows)).astype(np.float64)
+    norm = float(np.linalg.norm(wanted))
+    error = float(np.linalg.norm(decoded - wanted))
+    if not np.isfinite(decoded).all() or error > WORST_SOUND_ERROR * norm:
+        yield Finding(
+            "decoded.far",
+            job.module,
+            f"rows 0-{rows - 1} decode to values {error / norm if norm else error:.3f} (relative "
+            "Frobenius error) away from the source's",
+        )
+
+
+def _source_window(job: Job, source: Source, rows: int) -> stored.Window:
+    weight = job.weight
+    if weight is None:
+        raise ValueError(f"{job.module} has no weight")
+    data = job.reads[0]
+    content = source.read(data.shard, data.begin, data.begin + rows * weight.row_bytes)
+    scale_bytes = b""
+    if len(job.reads) > 1:
+        scale = job.reads[1]
+        size = -(-rows // weight.block[0]) * weight.scale_row_bytes
+        scale_bytes = source.read(scale.shard, scale.begin, scale.begin + size)
+    return stored.window(weight, 0, content, scale_bytes)
+
+
+def _all(view: Source, tensor: StoredTensor) -> bytes:
+    return view.read(tensor.shard, tensor.begin, tensor.end)
+
+
+def _rows(view: Source, tensor: StoredTensor, rows: int, row_bytes: int) -> stored.Bytes2D:
+    content = view.read(tensor.shard, tensor.begin, tensor.begin + rows * row_bytes)
+    return np.frombuffer(content, np.uint8).reshape(rows, row_bytes)
+
+
+def _json_files(files: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:
+    return {
+        path: json.loads(content)
+        for path, content in files.items()
+        if path == "hf_quant_config.json"
+    }
+
+
+def _weight_map(files: Mapping[str, bytes]) -> dict[str, str] | None:
+    index = files.get("model.safetensors.index.json")
+    return json.loads(index)["weight_map"] if index else None
+
+
+def _total_size(files: Mapping[str, bytes]) -> int | None:
+    index = files.get("model.safetensors.index.json")
+    return int(json.loads(index)["metadata"]["total_size"]) if index else None

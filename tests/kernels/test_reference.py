@@ -1,0 +1,192 @@
+from itertools import pairwise
+
+import numpy as np
+import oracle
+import pytest
+import weightmakers
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from hubconv.errors import ResourceError, UsageError
+from hubconv.formats import nvfp4
+from hubconv.formats.stored import StoredWeight, dequantize, window
+from hubconv.kernels import choose
+
+KERNEL = choose("cpu")
+PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+@some.composite
+def stored_weights(draw):
+    """Weights of every kind, scale type, block shape and flavour."""
+    rng = np.random.default_rng(draw(some.integers(0, 2**32 - 1)))
+    rows = draw(some.integers(1, 5))
+    cols = 16 * draw(some.integers(1, 4))
+    flavour = draw(some.sampled_from(weightmakers.FLAVOURS))
+    exponent = draw(some.sampled_from([0, 0, 0, -7, -50, -66, -75, -110, -149, 20, 64, 100]))
+    kind = draw(some.sampled_from(["plain", "fp8", "mxfp4"]))
+    if kind == "plain":
+        dtype = draw(some.sampled_from(["BF16", "F16", "F32"]))
+        return weightmakers.plain(rng, dtype, rows, cols, flavour, exponent)
+    if kind == "mxfp4":
+        return weightmakers.mxfp4(rng, rows, 2 * cols, flavour, exponent)
+    block = draw(some.sampled_from([(2, 32), (3, 48), (1, 24), (4, 7), (1, cols), (rows, cols)]))
+    scale_dtype = draw(some.sampled_from(["F32", "BF16", "F16", "F8_E8M0"]))
+    return weightmakers.fp8(rng, rows, cols, block, scale_dtype, flavour, exponent)
+
+
+def global_scale(amax, rule):
+    return nvfp4.global_scale(amax) if rule == "search" else nvfp4.global_scale_amax(amax)
+
+
+def assert_same_bytes(stored, rule):
+    weights = oracle.dequantize(stored.weight, stored.data, stored.scales)
+    amax = float(np.abs(weights).max())
+    assert KERNEL.amax(stored.window()) == amax
+    g = global_scale(amax, rule)
+    codes, scales = oracle.encode(weights, g, rule)
+    encoded = KERNEL.encode(stored.window(), g, rule)
+    assert encoded.scales.tolist() == scales.tolist()
+    assert encoded.codes.tolist() == codes.tolist()
+    return encoded, weights, g
+
+
+@PROPERTY
+@given(stored=stored_weights())
+def test_every_source_dequantizes_as_the_book_says(stored):
+    expected = oracle.dequantize(stored.weight, stored.data, stored.scales)
+    actual = dequantize(stored.window())
+    assert actual.dtype == np.float32
+    assert np.array_equal(actual, expected)
+    assert np.array_equal(np.signbit(actual), np.signbit(expected))
+
+
+@pytest.mark.parametrize("rule", ["search", "amax"])
+@settings(PROPERTY, max_examples=150)
+@given(stored=stored_weights())
+def test_every_source_gives_the_bytes_of_the_book(rule, stored):
+    assert_same_bytes(stored, rule)
+
+
+@pytest.mark.parametrize("rule", ["search", "amax"])
+@PROPERTY
+@given(stored=stored_weights())
+def test_quality_is_what_decoding_shows(rule, stored):
+    encoded, weights, g = assert_same_bytes(stored, rule)
+    expected = nvfp4.measure(weights, encoded.codes, encoded.scales, g)
+    found = encoded.quality
+    counts = ["elements", "blocks", "exact_blocks", "flushed_blocks", "low_scales"]
+    assert [getattr(found, name) for name in counts] == [getattr(expected, name) for name in counts]
+    assert found.error_sq == pytest.approx(expected.error_sq, rel=1e-12, abs=0)
+    assert found.weight_sq == pytest.approx(expected.weight_sq, rel=1e-12, abs=0)
+    assert found.worst_block == pytest.approx(expected.worst_block, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("rule", ["search", "amax"])
+@PROPERTY
+@given(stored=stored_weights(), cuts=some.lists(some.integers(1, 4), max_size=4))
+def test_windows_of_any_size_give_the_same_bytes(rule, stored, cuts):
+    g = global_scale(KERNEL.amax(stored.window()), rule)
+    whole = KERNEL.encode(stored.window(), g, rule)
+    edges = sorted({0, stored.weight.rows, *(cut for cut in cuts if cut < stored.weight.rows)})
+    parts = [stored.window(*edge) for edge in pairwise(edges)]
+    pieces = [KERNEL.encode(part, g, rule) for part in parts]
+    assert max(KERNEL.amax(part) for part in parts) == KERNEL.amax(stored.window())
+    assert np.concatenate([piece.codes for piece in pieces]).tolist() == whole.codes.tolist()
+    assert np.concatenate([piece.scales for piece in pieces]).tolist() == whole.scales.tolist()
+    assert sum(piece.quality.blocks for piece in pieces) == whole.quality.blocks
+
+
+def test_the_576_rows_of_a_partial_last_block_are_read_right():
+    rng = np.random.default_rng(1)
+    stored = weightmakers.fp8(rng, 576, 208, (128, 128), "F32", "gaussian", -8)
+    assert stored.weight.scale_shape == (5, 2)
+    weights = dequantize(stored.window())
+    as_plain = window(StoredWeight("plain", "F32", 576, 208), 0, weights.tobytes())
+    g = nvfp4.global_scale(KERNEL.amax(stored.window()))
+    expected = KERNEL.encode(as_plain, g, "search")
+    actual = KERNEL.encode(stored.window(), g, "search")
+    assert KERNEL.amax(stored.window()) == np.abs(weights).max()
+    assert (actual.codes == expected.codes).all()
+    assert (actual.scales == expected.scales).all()
+
+
+@pytest.mark.parametrize("rule", ["search", "amax"])
+def test_chunks_do_not_show(rule, monkeypatch):
+    stored = weightmakers.fp8(np.random.default_rng(2), 37, 96, (8, 32), "BF16", "gaussian", -9)
+    g = global_scale(KERNEL.amax(stored.window()), rule)
+    whole = KERNEL.encode(stored.window(), g, rule)
+    small = choose("cpu")
+    monkeypatch.setattr(small, "_elements", 200)
+    chunked = small.encode(stored.window(), g, rule)
+    assert (chunked.codes == whole.codes).all()
+    assert (chunked.scales == whole.scales).all()
+    assert chunked.quality.blocks == whole.quality.blocks
+    assert chunked.quality.error_sq == pytest.approx(whole.quality.error_sq, rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["search", "amax"])
+def test_a_tensor_of_zeros_gets_codes_0_and_scales_of_1(rule):
+    zeros = weightmakers.plain(np.random.default_rng(3), "BF16", 3, 32, "zeros")
+    assert KERNEL.amax(zeros.window()) == 0
+    encoded = KERNEL.encode(zeros.window(), global_scale(0, rule), rule)
+    assert not encoded.codes.any()
+    assert (encoded.scales == 0x38).all()
+    assert encoded.quality.exact_blocks == encoded.quality.blocks == 6
+    assert encoded.quality.relative_error == 0
+
+
+def test_no_rows_are_no_error():
+    empty = window(StoredWeight("plain", "BF16", 8, 32), 4, b"")
+    assert KERNEL.amax(empty) == 0
+    encoded = KERNEL.encode(empty, 1.0, "search")
+    assert encoded.codes.shape == (0, 16)
+    assert encoded.quality == nvfp4.Quality()
+
+
+def test_minus_zero_becomes_zero_and_a_small_negative_keeps_its_sign():
+    block = np.array([[6.0, -0.0, -0.01, *[0.0] * 13]], np.float32)
+    stored = window(StoredWeight("plain", "F32", 1, 16), 0, block.tobytes())
+    encoded = KERNEL.encode(stored, nvfp4.global_scale(6.0), "search")
+    assert encoded.codes[0, 0] & 15 == 7
+    assert encoded.codes[0, 0] >> 4 == 0
+    assert encoded.codes[0, 1] & 15 == 8
+
+
+def test_an_outlier_is_seen_in_the_flushed_blocks():
+    weights = np.random.default_rng(4).standard_normal((64, 256)).astype(np.float32) * np.float32(
+        0.5
+    )
+    weights[5, 7] = 1e6
+    stored = window(StoredWeight("plain", "F32", 64, 256), 0, weights.tobytes())
+    quality = KERNEL.encode(stored, nvfp4.global_scale(1e6), "search").quality
+    assert quality.blocks == 1024
+    assert quality.flushed_blocks == 1023
+    assert quality.relative_error < 1e-3
+    assert quality.worst_block == 1
+
+
+def test_scales_below_two_to_minus_six_are_counted_under_amax_and_never_searched():
+    weights = np.ones((2, 32), np.float32)
+    weights[1] = 2.0**-16
+    stored = window(StoredWeight("plain", "F32", 2, 32), 0, weights.tobytes())
+    plain = KERNEL.encode(stored, nvfp4.global_scale_amax(1.0), "amax")
+    searched = KERNEL.encode(stored, nvfp4.global_scale(1.0), "search")
+    assert plain.quality.low_scales == 2
+    assert searched.quality.low_scales == 0
+    assert (searched.scales >= 0x08).all()
+
+
+@pytest.mark.parametrize("nonsense", ["", "gpu", "cuda:", "cuda:x", "cpu:0", "mps"])
+def test_a_device_that_is_no_device_is_a_usage_error(nonsense):
+    with pytest.raises(UsageError, match="Use auto, cpu, cuda or cuda:N"):
+        choose(nonsense)
+
+
+def test_a_device_that_is_not_here_says_what_to_do():
+    with pytest.raises(ResourceError, match=r"use --device (cpu|auto)"):
+        choose("cuda:99")
+
+
+def test_the_name_says_where_the_work_is_done():
+    assert KERNEL.name == "reference (cpu)"

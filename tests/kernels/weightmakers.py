@@ -1,0 +1,96 @@
+"""Stored weights of every kind with awkward numbers in them, for the tests of the kernels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hubconv.formats.stored import StoredWeight, Window, window
+
+FLAVOURS = ("gaussian", "sparse", "ties", "zeros", "outlier", "wide", "extreme")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight, its bytes, and the bytes of its scales."""
+
+    weight: StoredWeight
+    data: bytes
+    scales: bytes
+
+    def window(self, first=0, last=None) -> Window:
+        last = self.weight.rows if last is None else last
+        data = self.data[first * self.weight.row_bytes : last * self.weight.row_bytes]
+        rows = self.weight.scale_rows(first, last - first)
+        width = self.weight.scale_row_bytes
+        return window(self.weight, first, data, self.scales[rows.start * width : rows.stop * width])
+
+
+def floats(rng, rows, cols, flavour):
+    """[rows, cols] float32 of one flavour."""
+    values = rng.standard_normal((rows, cols)).astype(np.float32)
+    if flavour == "sparse":
+        values *= rng.random((rows, cols)) < 0.1
+    if flavour == "ties":  # boundaries and values of E2M1, and -0
+        grid = [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, -0.0]
+        values = rng.choice(np.array(grid, np.float32), (rows, cols)) * np.sign(values)
+    if flavour == "zeros":
+        values *= 0
+    if flavour == "outlier":
+        values[rng.integers(rows), rng.integers(cols)] = 1e6
+    if flavour == "wide":
+        values *= np.exp2(rng.integers(-40, 20, (rows, cols))).astype(np.float32)
+    if flavour == "extreme":
+        values = (values / np.abs(values).max() * np.float32(3.3e38)).astype(np.float32)
+    return values
+
+
+def plain(rng, dtype, rows, cols, flavour, exponent=0):
+    """BF16, F16 or F32 weights, times 2^exponent."""
+    with np.errstate(over="ignore", under="ignore"):
+        values = np.ldexp(floats(rng, rows, cols, flavour), exponent)
+        if dtype == "F16":
+            half = np.nan_to_num(values.astype(np.float16), posinf=65504, neginf=-65504)
+            return Stored(StoredWeight("plain", dtype, rows, cols), half.tobytes(), b"")
+    bits = np.nan_to_num(values.astype(np.float32)).view(np.uint32)
+    raw = (bits >> 16).astype(np.uint16).tobytes() if dtype == "BF16" else bits.tobytes()
+    return Stored(StoredWeight("plain", dtype, rows, cols), raw, b"")
+
+
+def fp8(rng, rows, cols, block, scale_dtype, flavour, exponent=0):
+    """Any E4M3 codes but NaN, under scales around 2^exponent."""
+    codes = rng.integers(0, 256, (rows, cols)).astype(np.uint8)
+    if flavour == "gaussian":
+        codes = (codes & 0x80) | rng.integers(0x28, 0x60, codes.shape).astype(np.uint8)
+    if flavour == "sparse":
+        codes = np.where(rng.random(codes.shape) < 0.1, codes, codes & 0x80)
+    if flavour == "ties":
+        codes = (codes & 0x80) | rng.choice(np.array([0x20, 0x30, 0x38, 0x3C, 0x44], np.uint8))
+    if flavour == "zeros":
+        codes = codes & np.uint8(0x80)
+    codes = np.where(codes & 0x7F == 0x7F, codes & np.uint8(0xFE), codes).astype(np.uint8)
+    weight = StoredWeight("fp8", "F8_E4M3", rows, cols, scale_dtype, block)
+    scales = scale_bytes(rng, weight.scale_shape, scale_dtype, exponent)
+    return Stored(weight, codes.tobytes(), scales)
+
+
+def mxfp4(rng, rows, cols, flavour, exponent=0):
+    """Any E2M1 codes under exponents within 14 of each other, all around `exponent`."""
+    codes = rng.integers(0, 256, (rows, cols // 2)).astype(np.uint8)
+    if flavour == "zeros":
+        codes &= 0x88
+    if flavour == "sparse":
+        codes &= np.where(rng.random(codes.shape) < 0.1, 0xFF, 0x88).astype(np.uint8)
+    weight = StoredWeight("mxfp4", "I8", rows, cols, "F8_E8M0", (1, 32))
+    exponents = rng.integers(-7, 8, weight.scale_shape) + exponent + 127
+    return Stored(weight, codes.tobytes(), exponents.clip(0, 252).astype(np.uint8).tobytes())
+
+
+def scale_bytes(rng, shape, dtype, exponent):
+    if dtype == "F8_E8M0":
+        near = rng.integers(-3, 4, shape) + exponent + 127
+        return near.clip(0, 240).astype(np.uint8).tobytes()
+    values = (rng.random(shape) + 0.5) * 2.0 ** max(min(exponent, 110), -140)
+    if dtype == "F16":
+        return values.clip(6e-8, 100).astype(np.float16).tobytes()
+    bits = values.astype(np.float32).view(np.uint32)
+    return (bits >> 16).astype(np.uint16).tobytes() if dtype == "BF16" else bits.tobytes()
