@@ -152,6 +152,7 @@ class _Audit:
         if self._origin is None:
             return None
         asked = dict((self._manifest or {}).get("recipe") or {})
+        asked.pop("version", None)
         asked["keep"] = tuple(asked.get("keep") or ())
         try:
             return make_plan(self._origin, Recipe(**asked), __version__)

@@ -3,10 +3,13 @@
 source → plan → (nothing to do?) → units → verify staging → publish → compare main → tidy up
 """
 
+import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +21,11 @@ from hubconv.folder import FolderTarget
 from hubconv.opening import Scratch, open_source, parse_target, refuse_same
 from hubconv.progress import Progress, SilentProgress
 from hubconv.steps.decide import Recipe
+from hubconv.steps.facts import Report
 from hubconv.steps.plan import Plan, make_plan
-from hubconv.steps.publish import Facts, compose, foreign_files, other_source, preview_card
-from hubconv.steps.report import Report
-from hubconv.steps.verify import Sample, Verification, verify_staged, verify_tree
+from hubconv.steps.publish import Telling, compose, foreign_files, other_source, preview_card
+from hubconv.steps.shards import Unit
+from hubconv.steps.verify import Sample, verify_staged, verify_tree
 from hubconv.work import Bench
 
 
@@ -126,7 +130,8 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
             target.tidy(planned.plan_id)
             return Outcome("up-to-date", planned, published, None, 0, 0, time.monotonic() - started)
         _refuse_foreign(target, planned, replace=request.replace)
-        target.check_card(preview_card(planned, source, request.command, request.template))
+        telling = Telling(request.command, request.template, 0.0, versions())
+        target.check_card(preview_card(planned, source, target, telling))
         return _Run(request, planned, source, target, scratch, told, stop, started).walk()
 
 
@@ -166,16 +171,17 @@ class _Run:
         self.progress.phase("Verifying what is staged")
         verification = verify_staged(self.plan, ordered, staging.view(), self.source, Sample())
         verification.raise_on_errors("Nothing was published; every shard is kept.")
-        facts = Facts(
+        telling = Telling(
             self.request.command,
             self.request.template,
             time.monotonic() - self.started,
+            versions(),
             verification,
         )
-        release, report = compose(self.plan, ordered, self.source, self.target, facts)
+        release, report = compose(self.plan, ordered, self.source, self.target, telling)
         self.progress.phase("Publishing")
         published = staging.publish(release)
-        self._compare(published, release.files, verification)
+        self._compare(published, release.files)
         staging.discard()
         return Outcome(
             "published", self.plan, published, report, len(made), len(found),
@@ -186,16 +192,16 @@ class _Run:
         self.progress.converted(source_bytes)
         self.stop.at_once()
 
-    def _check_disk(self, missing: object) -> None:
-        units = [unit for unit in self.plan.units if missing]
-        if not units:
-            return
-        largest = max(unit.nbytes for unit in units)
+    def _check_disk(self, missing: Sequence[Unit]) -> None:
+        """Refuse before the first byte what the disk cannot hold."""
         place = self.scratch
-        need = largest * self.request.workers
+        need = self.request.workers * (
+            max((unit.nbytes for unit in missing), default=0)
+            + max((sum(self._size(s) for s in unit.sources) for unit in missing), default=0)
+        )
         if isinstance(self.target, FolderTarget):
             place = Path(self.target.ref)
-            need = self.plan.target_bytes
+            need = sum(unit.nbytes for unit in missing)
             while not place.exists():
                 place = place.parent
         free = shutil.disk_usage(place).free
@@ -205,12 +211,10 @@ class _Run:
                 "Make room, use fewer --workers, or name another folder with --work-dir.",
             )
 
-    def _compare(
-        self,
-        published: Published,
-        files: Mapping[str, bytes],
-        verification: Verification,
-    ) -> None:
+    def _size(self, shard: str) -> int:
+        return self.source.files()[shard].size if self.source.commit else 0
+
+    def _compare(self, published: Published, files: Mapping[str, bytes]) -> None:
         view = self.target.view(
             f"refs/pr/{published.pull_request}" if published.pull_request else published.commit
         )
@@ -220,7 +224,6 @@ class _Run:
                 f"{published.ref} does not show what was published: {'; '.join(wrong[:3])}.",
                 f"Look at {published.url}; the commit before it is the last good one.",
             )
-        del verification
 
 
 def open_target(request: Request, scratch: Path) -> Target:
@@ -235,6 +238,16 @@ def open_target(request: Request, scratch: Path) -> Target:
 
     options = TargetOptions(request.private, request.create_pr, request.allow_public, request.tag)
     return HubTarget(open_client(__version__), ref.name, options, scratch)
+
+
+def versions() -> dict[str, str]:
+    """What took part in the work, for card and manifest; asks no library to be imported."""
+    names = ("torch", "numpy", "huggingface_hub", "hf_xet", "safetensors")
+    found = {"hubconv": __version__, "python": platform.python_version()}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _refuse_foreign(target: Target, planned: Plan, *, replace: bool) -> None:

@@ -51,9 +51,7 @@ class Accounts:
         self._by_token: dict[str, Account] = {}
         self._lock = threading.Lock()
 
-    def add(
-        self, name: str, token: str, orgs: Iterable[str] = (), role: str = "write"
-    ) -> Account:
+    def add(self, name: str, token: str, orgs: Iterable[str] = (), role: str = "write") -> Account:
         """Put a token in force."""
         account = Account(name, token, tuple(orgs), role)
         with self._lock:

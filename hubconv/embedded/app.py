@@ -1,6 +1,7 @@
 """One origin of the Hub as an ASGI application: log, faults, then the handler."""
 
 import asyncio
+import logging
 import socket
 import struct
 import time
@@ -20,6 +21,7 @@ from hubconv.embedded.wire import Call, Route, find_route, parse_query, refusal_
 
 INTERNAL_HEADER = "x-embedded-internal"
 _NAP_S = 0.02
+_LOG = logging.getLogger("hubconv.embedded")
 _TRANSPORTS: dict[tuple[object, object], asyncio.Transport] = {}
 
 
@@ -77,6 +79,9 @@ class App:
             response = refusal_answer(refusal)
         except ClientGone:
             return
+        except Exception as error:
+            _LOG.exception("%s %s", exchange.method, exchange.path)
+            response = refusal_answer(Refusal(500, f"The embedded Hub failed: {error!r}"))
         await response(exchange.scope, exchange.receive, send)
 
     async def _respond(self, exchange: "_Exchange") -> Response:
@@ -99,6 +104,8 @@ class App:
         )
         if route.stream is not None:
             return await route.stream(call, exchange.blocks())
+        if route.handler is None:
+            raise Refusal(501, "Nothing answers here.")
         call.body = b"".join([block async for block in exchange.blocks()])
         response: Response = await self._run(route.handler, call)
         return response

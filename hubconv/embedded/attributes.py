@@ -6,11 +6,44 @@ from fnmatch import fnmatchcase
 
 LARGE_FROM_BYTES = 10_000_000
 _LARGE = "filter=lfs diff=lfs merge=lfs -text"
-_LARGE_PATTERNS = (
-    "*.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gz *.h5 *.joblib *.lfs.* *.mlmodel *.model *.msgpack "
-    "*.npy *.npz *.onnx *.ot *.parquet *.pb *.pickle *.pkl *.png *.pt *.pth *.rar *.safetensors "
-    "saved_model/**/* *.tar.* *.tar *.tflite *.tgz *.wasm *.xz *.zip *.zst *tfevents*"
-).split()
+_LARGE_PATTERNS = (  # fmt: skip
+    "*.7z",
+    "*.arrow",
+    "*.bin",
+    "*.bz2",
+    "*.ckpt",
+    "*.ftz",
+    "*.gz",
+    "*.h5",
+    "*.joblib",
+    "*.lfs.*",
+    "*.mlmodel",
+    "*.model",
+    "*.msgpack",
+    "*.npy",
+    "*.npz",
+    "*.onnx",
+    "*.ot",
+    "*.parquet",
+    "*.pb",
+    "*.pickle",
+    "*.pkl",
+    "*.png",
+    "*.pt",
+    "*.pth",
+    "*.rar",
+    "*.safetensors",
+    "saved_model/**/*",
+    "*.tar.*",
+    "*.tar",
+    "*.tflite",
+    "*.tgz",
+    "*.wasm",
+    "*.xz",
+    "*.zip",
+    "*.zst",
+    "*tfevents*",
+)
 
 INITIAL = "".join(f"{pattern} {_LARGE}\n" for pattern in _LARGE_PATTERNS)
 
@@ -18,7 +51,11 @@ INITIAL = "".join(f"{pattern} {_LARGE}\n" for pattern in _LARGE_PATTERNS)
 def large_patterns(attributes: str) -> list[str]:
     """The patterns that a `.gitattributes` text sends to LFS."""
     lines = (line.split() for line in attributes.splitlines())
-    return [words[0] for words in lines if len(words) > 1 and "filter=lfs" in words[1:]]
+    return [
+        words[0].replace("[[:space:]]", " ")
+        for words in lines
+        if len(words) > 1 and "filter=lfs" in words[1:]
+    ]
 
 
 def matches(path: str, patterns: list[str]) -> bool:
@@ -52,7 +89,9 @@ def with_rules_for(attributes: str, paths: list[str]) -> str:
         return attributes
     if attributes and not attributes.endswith("\n"):
         attributes += "\n"
-    return attributes + "".join(f"{path.replace(' ', '[[:space:]]')} {_LARGE}\n" for path in missing)
+    return attributes + "".join(
+        f"{path.replace(' ', '[[:space:]]')} {_LARGE}\n" for path in missing
+    )
 
 
 def is_ignored(path: str, gitignore: str | None) -> bool:

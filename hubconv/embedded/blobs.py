@@ -1,4 +1,4 @@
-"""Content-addressed files: git blobs by sha1, large files by sha256, streamed in, hashed on the way."""
+"""Content-addressed files: git blobs by sha1, large files by sha256, hashed as they stream in."""
 
 import hashlib
 import os

@@ -93,7 +93,7 @@ class FileSource(BlockSource):
 async def _on_threads(
     call: Call, source: BlockSource, first: int, end: int
 ) -> AsyncIterator[bytes]:
-    """Read on the unpackers' threads, one block at a time, only as fast as the client takes them."""
+    """Read on other threads, one block at a time, only as fast as the client takes them."""
     loop = asyncio.get_running_loop()
     pool = call.state.unpackers
     blocks = await loop.run_in_executor(pool, source.open, first, end)

@@ -25,7 +25,7 @@ def front_matter(text: str) -> dict[str, Any] | None:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError("YAML metadata must be a mapping of names to values")
+        raise ValueError("YAML metadata must be a mapping of names to values")  # noqa: TRY004
     return value
 
 

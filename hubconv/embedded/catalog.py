@@ -16,7 +16,7 @@ REPO_TYPES = ("model", "dataset", "space")
 
 
 class Catalog:
-    """All repositories. A repository's folder has a name of its own, so that moving it is renaming a record."""
+    """All repositories. A folder has a name of its own, so moving one is changing its record."""
 
     def __init__(self, root: Path, blobs: BlobStore) -> None:
         self._root = root / "repos"

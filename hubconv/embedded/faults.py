@@ -1,7 +1,7 @@
 """What the Hub is told to do wrong, and a log of what it was asked.
 
-A `Rule` picks requests by method and path and says what goes wrong with them. Rules are tried in the
-order they were added; the first that applies wins.
+A `Rule` picks requests by method and path and says what goes wrong with them. Rules are tried in
+the order they were added; the first that applies wins.
 """
 
 import re
@@ -18,8 +18,8 @@ class Rule:
     """One thing that goes wrong.
 
     Attributes:
-        action: `answer` with a status; `reset` the connection; `hang` and never answer; `delay`, then go on;
-            `truncate` the body; `corrupt` one byte of it; `throttle` both ways.
+        action: `answer` with a status; `reset` the connection; `hang` and never answer; `delay`,
+            then go on; `truncate` the body; `corrupt` one byte of it; `throttle` both ways.
         method: HTTP method, or `*`.
         path: Regular expression searched in the path (escapes such as %2F stand as they came).
         skip: Matching requests to let through first.
@@ -29,8 +29,8 @@ class Rule:
         headers: Headers of `answer`, such as Retry-After.
         body: Body of `answer`.
         seconds: How long `hang` and `delay` last.
-        at_byte: Where `truncate` ends the body, or which byte `corrupt` flips (of the file, if the answer is
-            a range of one).
+        at_byte: Where `truncate` ends the body, or which byte `corrupt` flips (of the file, if the
+            answer is a range of one).
         bytes_per_s: Rate of `throttle`.
     """
 
@@ -94,7 +94,7 @@ class Faults:
         return self.add(Rule("corrupt", method, path, at_byte=at_byte, **more))
 
     def throttle(self, method: str, path: str, bytes_per_s: int, **more: Any) -> Rule:  # noqa: ANN401
-        """Move bytes no faster than this, each request for itself; strikes always unless told otherwise."""
+        """Move the bytes of each request no faster than this; `times` is unlimited by default."""
         more.setdefault("times", None)
         return self.add(Rule("throttle", method, path, bytes_per_s=bytes_per_s, **more))
 

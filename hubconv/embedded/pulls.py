@@ -75,7 +75,9 @@ def change_title(repo: Repository, num: int, author: str, title: str) -> dict[st
     return event
 
 
-def edit_comment(repo: Repository, num: int, event_id: str, changes: dict[str, Any]) -> dict[str, Any]:
+def edit_comment(
+    repo: Repository, num: int, event_id: str, changes: dict[str, Any]
+) -> dict[str, Any]:
     """Change a comment's text, or hide it.
 
     Raises:
@@ -123,9 +125,7 @@ def merge(repo: Repository, blobs: BlobStore, num: int, author: str) -> Commit:
             message = f"Pull request {num} conflicts with main in {', '.join(clashes)}"
             raise Refusal(409, message, fields={"filesWithConflicts": clashes})
         head, theirs = repo.resolve(MAIN), repo.resolve(f"refs/pr/{num}")
-        tree = commits.merged(
-            blobs, repo.tree(discussion.base), repo.tree(head), repo.tree(theirs)
-        )
+        tree = commits.merged(blobs, repo.tree(discussion.base), repo.tree(head), repo.tree(theirs))
         message = "\n".join(repo.commit(theirs).message.splitlines())
         made = repo.save_commit(
             tree,
@@ -152,9 +152,7 @@ def diff(repo: Repository, blobs: BlobStore, discussion: Discussion) -> str:
     )
 
 
-def _file_diff(
-    blobs: BlobStore, path: str, old: FileEntry | None, new: FileEntry | None
-) -> str:
+def _file_diff(blobs: BlobStore, path: str, old: FileEntry | None, new: FileEntry | None) -> str:
     before, after = _shown(blobs, old), _shown(blobs, new)
     lines = difflib.unified_diff(
         before, after, f"a/{path}" if old else "/dev/null", f"b/{path}" if new else "/dev/null"

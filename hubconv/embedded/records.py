@@ -96,13 +96,15 @@ def now() -> str:
 
 
 def git_oid(content: bytes) -> str:
-    """git's sha1 of a blob."""
+    """The sha1 by which git knows a blob."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def pointer(sha256: str, size: int) -> bytes:
     """The text that git keeps in place of a large file."""
-    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+    return (
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+    )
 
 
 def large_entry(large: LargeObject) -> FileEntry:

@@ -1,7 +1,7 @@
 """One repository in its folder: refs, immutable commits and trees, large objects, discussions.
 
-Every change of a ref is one replaced file, made under the repository's lock; what a ref points to was
-written before. So a reader, or a restart, sees the state before or after, never between.
+Every change of a ref is one replaced file, made under the repository's lock; what a ref points to
+was written before. So a reader, or a restart, sees the state before or after, never between.
 """
 
 import json
@@ -27,6 +27,8 @@ from hubconv.embedded.refusals import Refusal, revision_not_found
 
 MAIN = "main"
 REF_KINDS = ("branches", "tags", "pulls")
+_PREFIXES = (("refs/pr/", "pulls"), ("refs/heads/", "branches"), ("refs/tags/", "tags"))
+_TREES_KEPT = 16
 
 
 class Repository:
@@ -35,6 +37,7 @@ class Repository:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lock = threading.RLock()
+        self._trees: dict[str, FileTree] = {}
         card = read_json(folder / "card.json")
         self.card = RepoCard(**{**card, "granted": tuple(card["granted"])})
 
@@ -86,7 +89,11 @@ class Repository:
     def find_ref(self, revision: str) -> tuple[str, str] | None:
         """The kind and the name of the ref that a revision means."""
         refs = self.refs()
-        for prefix, kind in (("refs/pr/", "pulls"), ("refs/heads/", "branches"), ("refs/tags/", "tags")):
+        for prefix, kind in (
+            ("refs/pr/", "pulls"),
+            ("refs/heads/", "branches"),
+            ("refs/tags/", "tags"),
+        ):
             name = revision.removeprefix(prefix)
             if revision.startswith(prefix) and name in refs[kind]:
                 return kind, name
@@ -120,8 +127,14 @@ class Repository:
 
     def tree(self, commit_id: str) -> FileTree:
         """All files of a commit."""
-        value = read_json(self.folder / "trees" / f"{self.commit(commit_id).tree}.json")
-        return {path: FileEntry(*entry) for path, entry in value.items()}
+        tree_id = self.commit(commit_id).tree
+        with self.lock:
+            if tree_id not in self._trees:
+                value = read_json(self.folder / "trees" / f"{tree_id}.json")
+                self._trees[tree_id] = {path: FileEntry(*entry) for path, entry in value.items()}
+                if len(self._trees) > _TREES_KEPT:
+                    self._trees.pop(next(iter(self._trees)))
+            return dict(self._trees[tree_id])
 
     def log(self, commit_id: str) -> Iterator[Commit]:
         """A commit and those before it, newest first (first parents)."""

@@ -85,8 +85,8 @@ _PARTS = {
 class Route:
     """A method and a pattern of the path; `kind` is the name in the log.
 
-    In a pattern, `{name}` takes one escaped part of the path, `{path}` the rest, `{type}` and `{prefix}`
-    the kind of repository.
+    In a pattern, `{name}` takes one escaped part of the path, `{path}` the rest, `{type}` and
+    `{prefix}` the kind of repository.
     """
 
     method: str

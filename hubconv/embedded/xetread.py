@@ -22,7 +22,7 @@ _SESSIONS: dict[str, Any] = {}
 
 
 class XetSource(BlockSource):
-    """Blocks of a file in the xet store, unpacked by the xet library through the Hub's own CDN origin."""
+    """Blocks of a xet file, unpacked by the xet library through the Hub's own CDN origin."""
 
     def __init__(self, state: State, file_hash: str, size: int) -> None:
         self._state = state
@@ -31,7 +31,7 @@ class XetSource(BlockSource):
 
     def open(self, first: int, end: int) -> Iterator[bytes]:
         """The bytes `first` to `end` (exclusive), in blocks."""
-        import hf_xet  # noqa: PLC0415 - only a Hub that unpacks xet files needs it
+        import hf_xet
 
         if end <= first:
             return
@@ -55,7 +55,7 @@ class XetSource(BlockSource):
 
 
 def _session() -> Any:  # noqa: ANN401 - the library ships no types
-    import hf_xet  # noqa: PLC0415
+    import hf_xet
 
     with _LOCK:
         if "session" not in _SESSIONS:

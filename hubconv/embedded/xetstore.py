@@ -1,10 +1,9 @@
-"""The xet store: xorbs as they were uploaded, and for each file the list of chunk ranges it is made of.
+"""The xet store: xorbs as they were uploaded, and for each file the chunk ranges it is made of.
 
-The client cuts files into chunks, packs chunks into xorbs, and describes files in shards. A shard's
-file entry also names the file's SHA-256, which is how the Hub learns that a hash in a commit is there.
+The client cuts files into chunks, packs chunks into xorbs, and describes files in shards. A
+shard's file entry also names the file's SHA-256, which is how the Hub learns what a commit means.
 """
 
-import json
 import struct
 import threading
 from collections import OrderedDict
@@ -45,7 +44,7 @@ class XetFile:
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """Where the chunks of a xorb lie: `packed[i]` and `unpacked[i]` are where chunk i begins, plus the end."""
+    """Where the chunks of a xorb begin, packed and unpacked; the last item is the end."""
 
     packed: tuple[int, ...]
     unpacked: tuple[int, ...]
@@ -140,9 +139,7 @@ class XetStore:
             if not terms:
                 skip = max(first - begins - cut["skipped"], 0)
             chunk_range = {"start": cut["start"], "end": cut["end"]}
-            terms.append(
-                {"hash": term.xorb, "unpacked_length": cut["size"], "range": chunk_range}
-            )
+            terms.append({"hash": term.xorb, "unpacked_length": cut["size"], "range": chunk_range})
             fetch = {
                 "range": chunk_range,
                 "url": f"{xorb_url}{term.xorb}",
@@ -217,8 +214,3 @@ def _cut(term: Term, chunks: Chunks, first: int, end: int) -> dict[str, Any]:
         "skipped": chunks.unpacked[start] - origin,
         "url_range": {"start": chunks.packed[start], "end": chunks.packed[stop] - 1},
     }
-
-
-def shard_answer() -> str:
-    """What a client wants to hear after its shard was kept."""
-    return json.dumps({"result": 1})

@@ -1,0 +1,137 @@
+"""Everything a publish shows: small files, card, manifest, and what of an earlier publish goes."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hubconv.card import SourceCard, kept_sections, read_front_matter
+from hubconv.ends import CARD, MANIFEST, FileEntry, Release, Source, Target, UnitRecord
+from hubconv.steps.facts import Report, Run
+from hubconv.steps.plan import Plan
+from hubconv.steps.report import card_of, make_report, manifest, tensor_details
+from hubconv.steps.verify import Verification
+
+TENSORS: Final = "hubconv-tensors.jsonl.gz"
+MAX_CARD_BYTES: Final = 2 * 1024 * 1024
+
+_HARMLESS: Final = re.compile(r"(\.gitattributes|\.gitignore|README\.md|LICENSE.*)", re.IGNORECASE)
+"""What a repository made by hand for publishing may already hold."""
+
+_WEIGHTS: Final = re.compile(r".*\.(safetensors|bin|pt|pth|gguf)|.*\.index\.json", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What a card tells besides plan and records.
+
+    Attributes:
+        command: The command line as typed.
+        template: Path of a card template in place of hubconv's own; empty for that.
+        seconds: Wall time so far.
+        versions: Program to version.
+        verification: What was checked before publishing; None for a preview.
+    """
+
+    command: str
+    template: str
+    seconds: float
+    versions: Mapping[str, str]
+    verification: Verification | None = None
+
+
+def preview_card(plan: Plan, source: Source, target: Target, telling: Telling) -> str:
+    """The card as it will be, without what only the run can tell: for checking it early."""
+    report = make_report(plan, (), Run(telling.command, versions=telling.versions))
+    return _card(report, source, target, telling)
+
+
+def compose(
+    plan: Plan, records: Sequence[UnitRecord], source: Source, target: Target, telling: Telling
+) -> tuple[Release, Report]:
+    """Everything that one publish puts on the target.
+
+    Args:
+        plan: What was done.
+        records: Every output shard.
+        source: Where the files that travel along are read.
+        target: Where it goes; what it holds now decides what is deleted.
+        telling: What the card tells besides.
+    """
+    files = dict(plan.files)
+    for entry in plan.copies:
+        files[entry.path] = source.read(entry.path, 0, entry.size)
+    files[TENSORS] = tensor_details(records)
+    known = {path: (len(content), _sha256(content)) for path, content in files.items()}
+    known |= {record.shard: (record.size, record.sha256) for record in records}
+    run = Run(telling.command, telling.seconds, telling.versions, known, telling.verification)
+    report = make_report(plan, records, run)
+    files[CARD] = _card(report, source, target, telling).encode()
+    text = json.dumps(manifest(plan, report, known), indent=1, ensure_ascii=False)
+    files[MANIFEST] = text.encode() + b"\n"
+    stale = stale_files(target.files(), target.manifest(), {*known, CARD, MANIFEST})
+    title = f"NVFP4 of {report.source}" + (f" at {plan.commit[:12]}" if plan.commit else "")
+    return Release(plan.plan_id, title, tuple(records), files, stale), report
+
+
+def _card(report: Report, source: Source, target: Target, telling: Telling) -> str:
+    old = _text(target.view(), CARD) if CARD in target.files() else ""
+    template = Path(telling.template).read_text() if telling.template else None
+    return card_of(
+        report, target.ref, source_card(source), kept=kept_sections(old), template=template
+    )
+
+
+def source_card(source: Source) -> SourceCard:
+    """Licence, tags and the like of the source's card: whitelisted scalars alone."""
+    return read_front_matter(_text(source, CARD))
+
+
+def _text(view: Source, path: str) -> str:
+    entry = view.files().get(path)
+    if entry is None or entry.size > MAX_CARD_BYTES:
+        return ""
+    return view.read(path, 0, entry.size).decode("utf-8", "replace")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def stale_files(
+    present: Mapping[str, FileEntry], old: Mapping[str, Any] | None, new: set[str]
+) -> tuple[str, ...]:
+    """Files of the target that the new publish must not leave behind.
+
+    Those of an earlier publish of ours, and weights of anybody, which no index would name.
+    """
+    ours = set((old or {}).get("files") or ())
+    return tuple(
+        path
+        for path in sorted(present)
+        if path not in new and (path in ours or _WEIGHTS.fullmatch(path))
+    )
+
+
+def foreign_files(
+    present: Mapping[str, FileEntry], old: Mapping[str, Any] | None
+) -> tuple[str, ...]:
+    """Files of the target that neither an earlier publish nor making a repository put there."""
+    ours = {*((old or {}).get("files") or ()), CARD, MANIFEST}
+    return tuple(
+        path
+        for path in sorted(present)
+        if path not in ours
+        and not _HARMLESS.fullmatch(path)
+        and not (old and path.startswith("assets/"))
+    )
+
+
+def other_source(old: Mapping[str, Any] | None, plan: Plan) -> str:
+    """The source of what the target holds, where it is another one; else empty."""
+    made_from = str(((old or {}).get("source") or {}).get("repo") or "")
+    mine = plan.source if plan.commit else Path(plan.source).name
+    return made_from if made_from and made_from != mine else ""
