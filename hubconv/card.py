@@ -4,15 +4,15 @@ What a source says of itself is read once, value by value, at `read_front_matter
 a template prints is escaped on its way out; only the filters named here make Markdown.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePath
 from typing import Any, Final
+from urllib.parse import quote
 
 from jinja2 import FunctionLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
@@ -42,7 +42,7 @@ _STRUCTURE: Final = re.compile(
     r"[&<>\\`*\[\]|#~${}@]"  # emphasis, links, tables, headings, HTML, formulas, Jinja, mentions
     r"|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])"
     r"|:(?=//)|(?<=www)\."  # what becomes a link by itself
-    r"|^[-+=]|^\d+[.)]",
+    r"|^\s?[-+=]+(?=\s|$)|^\s?\d+[.)](?=\s|$)",
     re.IGNORECASE,
 )
 _FOREIGN_TAGS: Final = re.compile(
@@ -67,7 +67,7 @@ class CardFacts:
 
     target: str
     report: Mapping[str, Any]
-    source_card: SourceCard = SourceCard()
+    source_card: SourceCard = field(default_factory=SourceCard)
     kept: tuple[str, ...] = ()
 
     @property
@@ -111,7 +111,6 @@ def render_card(facts: CardFacts, template: str | None = None) -> str:
     Raises:
         UsageError: The template is not valid, or asks for a fact that there is not.
     """
-    hub = bool(facts.report["commit"])
     context = {
         "front_matter": Markup(write_front_matter(front_matter(facts))),  # noqa: S704
         "report": facts.report,
@@ -125,7 +124,7 @@ def render_card(facts: CardFacts, template: str | None = None) -> str:
         "license_name": facts.source_card.license_name,
         "license_link": _license_link(facts),
         "kept": [Markup(section) for section in facts.kept],  # noqa: S704
-        "from_hub": hub,
+        "from_hub": bool(facts.report["commit"]),
     }
     return render_template(template or CARD_TEMPLATE, context, is_text=template is not None)
 
@@ -204,10 +203,12 @@ def _environment() -> SandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - made for HTML; `finalize` escapes for Markdown
+        autoescape=False,  # made for HTML; `finalize` escapes for Markdown
         finalize=_finalize,
     )
     environment.filters.update(_FILTERS)
+    environment.tests["python_file"] = lambda path: path.endswith(".py")
+    environment.tests["fp8"] = lambda words: words.startswith("FP8")
     return environment
 
 
@@ -217,7 +218,7 @@ def _finalize(value: object) -> object:
 
 def inert(text: str) -> Markup:
     """Text on one line that is nothing but text to Markdown, HTML, YAML and Jinja."""
-    line = " ".join(printable(text).split())
+    line = re.sub(r"\s+", " ", printable(text))
     escaped = _STRUCTURE.sub(lambda m: "".join(f"&#{ord(letter)};" for letter in m[0]), line)
     return Markup(escaped)  # noqa: S704
 
@@ -239,8 +240,7 @@ def link(text: str, address: str) -> Markup:
     shown = inert(text)
     if not address:
         return shown
-    safe = re.sub(r"[^\w.\-/:%#=?&+,]", lambda m: f"%{ord(m[0]) % 256:02X}", address)
-    return Markup(f"[{shown}]({safe})")  # noqa: S704
+    return Markup(f"[{shown}]({quote(address, safe='/:%#=?&+,')})")  # noqa: S704
 
 
 def share(part: float, whole: float) -> Markup:

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from safetensors import SafetensorError, safe_open
+
 from hubconv.ends import StagedFile
-from hubconv.errors import ResourceError
+from hubconv.errors import IntegrityError, ResourceError
 
 
 class PositionedFile:
@@ -79,6 +81,8 @@ class FileSink:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
+            if self._path.suffix == ".safetensors":
+                check_opens(self._partial, self._name)
             self._partial.replace(self._path)
         except OSError as error:
             raise disk_error(error, self._path.parent) from error
@@ -105,6 +109,22 @@ def disk_error(error: OSError, folder: Path) -> ResourceError:
         "Make room or choose another folder, then run the same command again: finished shards "
         "are kept.",
     )
+
+
+def check_opens(path: Path, name: str) -> None:
+    """Have the safetensors library itself open a shard before anybody else must.
+
+    Raises:
+        IntegrityError: It refuses.
+    """
+    try:
+        with safe_open(path, framework="numpy") as shard:
+            shard.keys()
+    except SafetensorError as error:
+        raise IntegrityError(
+            f"The safetensors library refuses {name} as it was written: {error}.",
+            "This is a fault in hubconv: please report it with the output of hubconv plan.",
+        ) from error
 
 
 def sha256_of(path: Path) -> str:

@@ -191,7 +191,6 @@ class TerminalProgress(_Counting):
             self._wipe()
             self._stream.write(line + "\n")
             self._moved(now=True)
-            self._stream.flush()
 
     def _wipe(self) -> None:
         if self._drawn:
@@ -216,14 +215,8 @@ class TerminalProgress(_Counting):
         words = self._tally.words()
         room = width - len(line) - len("  ".join(words[:2])) - 2
         if room >= 5:
-            line += (
-                text_bar(
-                    self._tally.done_bytes / max(self._tally.total_bytes, 1),
-                    min(room, _BAR_WIDTH),
-                    *self._bar,
-                )
-                + "  "
-            )
+            share = self._tally.done_bytes / max(self._tally.total_bytes, 1)
+            line += text_bar(share, min(room, _BAR_WIDTH), *self._bar) + "  "
         line += words[0]
         for word in words[1:]:
             if len(line) + 2 + len(word) > width:

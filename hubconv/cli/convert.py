@@ -2,8 +2,9 @@
 
 import json
 import shlex
+import shutil
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,9 @@ from hubconv.cli.options import (
     source_options,
 )
 from hubconv.cli.plan import show_plan
+
+if TYPE_CHECKING:
+    from hubconv.pipeline import Outcome
 
 
 @click.command()
@@ -91,7 +95,6 @@ def convert(
         show_plan(plan(source, recipe, revision=values["revision"]), as_json=as_json)
         return
     from hubconv.progress import choose_progress
-    from hubconv.steps.report import outcome_json, render_outcome
 
     template = values.pop("template")
     request = Request(
@@ -111,4 +114,38 @@ def convert(
     if as_json:
         click.echo(json.dumps(outcome_json(outcome)))
     elif not quiet:
-        click.echo(render_outcome(outcome))
+        click.echo(render_outcome(outcome, shutil.get_terminal_size((100, 24)).columns))
+
+
+def outcome_json(outcome: "Outcome") -> dict[str, Any]:
+    """How a run ended, as JSON."""
+    published = outcome.published
+    return {
+        "status": outcome.status,
+        "plan_id": outcome.plan.plan_id,
+        "source": outcome.plan.source,
+        "source_commit": outcome.plan.commit,
+        "target": published.ref,
+        "commit": published.commit,
+        "url": published.url,
+        "pull_request": published.pull_request or None,
+        "shards_made": outcome.units_made,
+        "shards_found": outcome.units_found,
+        "seconds": round(outcome.seconds, 1),
+        "report": outcome.report.to_json() if outcome.report else None,
+    }
+
+
+def render_outcome(outcome: "Outcome", width: int) -> str:
+    """How a run ended, for a terminal."""
+    published = outcome.published
+    if outcome.report is None:
+        return f"{published.ref} is up to date: {published.url}"
+    from hubconv.steps.tables import render_terminal
+
+    found = f", {outcome.units_found} found finished" if outcome.units_found else ""
+    where = f"pull request {published.pull_request}" if published.pull_request else published.url
+    return (
+        f"{render_terminal(outcome.report, width)}\n\n"
+        f"Published: {where}  ({outcome.units_made} shards made{found})"
+    )

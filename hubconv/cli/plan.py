@@ -39,7 +39,7 @@ def plan(
 
 def show_plan(made: "Plan", *, as_json: bool) -> None:
     """Print a plan as a table, or as JSON."""
-    from hubconv.steps.report import plan_json, plan_table
+    from hubconv.steps.tables import plan_json, plan_table
 
     if as_json:
         click.echo(json.dumps(plan_json(made)))

@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 
 LARGE_FROM_BYTES = 10_000_000
 _LARGE = "filter=lfs diff=lfs merge=lfs -text"
-_LARGE_PATTERNS = (  # fmt: skip
+# fmt: off
+_LARGE_PATTERNS = (
     "*.7z",
     "*.arrow",
     "*.bin",
@@ -44,6 +45,7 @@ _LARGE_PATTERNS = (  # fmt: skip
     "*.zst",
     "*tfevents*",
 )
+# fmt: on
 
 INITIAL = "".join(f"{pattern} {_LARGE}\n" for pattern in _LARGE_PATTERNS)
 

@@ -1,4 +1,4 @@
-"""Large files by the LFS protocol: the batch, uploads whole or in parts, the list of what is held."""
+"""Large files by the LFS protocol: the batch, uploads whole or in parts, what is held."""
 
 import json
 import shutil

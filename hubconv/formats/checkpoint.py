@@ -9,8 +9,10 @@ import json
 import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from hubconv.errors import HeaderError
@@ -21,6 +23,7 @@ MAX_HEADER_BYTES: Final = 100_000_000
 
 MAX_TENSORS: Final = 2_000_000
 MAX_RANK: Final = 8
+MAX_ELEMENTS: Final = 2**60
 LENGTH_BYTES: Final = 8
 INDEX_NAME: Final = "model.safetensors.index.json"
 
@@ -56,6 +59,11 @@ class StoredTensor:
 
 def nbytes_of(dtype: str, shape: Sequence[int]) -> int:
     """Bytes that `shape` elements of `dtype` occupy; the bit count must fill whole bytes."""
+    return _nbytes(dtype, tuple(shape))
+
+
+@lru_cache(maxsize=4096)  # a checkpoint has few shapes, and a plan asks for each again and again
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     bits = math.prod(shape) * BITS[dtype]
     if bits % 8:
         raise HeaderError(f"{list(shape)} elements of {dtype} do not fill whole bytes.")
@@ -113,7 +121,9 @@ def parse_header(header: bytes, file_bytes: int, shard: str) -> list[StoredTenso
 
 def _parse_json(text: bytes, where: str) -> Any:  # noqa: ANN401 - JSON is untyped until checked
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
+        return json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_natural
+        )
     except (ValueError, RecursionError) as error:
         raise HeaderError(f"{where} holds no valid JSON: {error}.") from error
 
@@ -121,15 +131,27 @@ def _parse_json(text: bytes, where: str) -> Any:  # noqa: ANN401 - JSON is untyp
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"the key {twice[:80]!r} stands there twice")
     return found
+
+
+def _natural(digits: str) -> int:
+    """No number here may be negative; to the library even -0 is none."""
+    if digits.startswith("-"):
+        raise ValueError(f"the number {digits[:80]} is negative")
+    return int(digits)
 
 
 def _check_metadata(metadata: object, shard: str) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise HeaderError(f"__metadata__ of {shard} is not a table of strings.")
+    try:
+        "".join((*metadata, *metadata.values())).encode()
+    except UnicodeEncodeError as error:
+        # Python reads half of a surrogate pair from an escape; the library refuses it.
+        raise HeaderError(f"__metadata__ of {shard} holds what is no text.") from error
 
 
 def _is_size(value: object) -> bool:
@@ -147,6 +169,9 @@ def _tensor(name: str, entry: object, shard: str, data_begin: int) -> StoredTens
         raise HeaderError(f"{where} has the unknown dtype {str(dtype)[:40]!r}.")
     if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_size, shape)):
         raise HeaderError(f"{where} has the unusable shape {str(shape)[:80]}.")
+    if math.prod(side for side in shape if side) >= MAX_ELEMENTS:
+        # The library multiplies from the left and refuses what overflows, a later 0 or not.
+        raise HeaderError(f"{where} has a shape of more elements than any file: {shape}.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
         raise HeaderError(f"{where} has the unusable data_offsets {str(offsets)[:80]}.")
     begin, end = offsets
@@ -238,5 +263,10 @@ def write_index(weight_map: Mapping[str, str], total_size: int) -> bytes:
         weight_map: Tensor name to shard.
         total_size: Bytes of all tensors, headers not counted.
     """
-    index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
-    return json.dumps(index, indent=2).encode() + b"\n"
+    # By hand: the json module indents in Python, slow for the 350,000 names of the largest models.
+    spelled = {shard: json.dumps(shard) for shard in set(weight_map.values())}
+    entries = ",\n".join(
+        f"    {json.dumps(name)}: {spelled[shard]}" for name, shard in sorted(weight_map.items())
+    )
+    text = f'{{\n  "metadata": {{\n    "total_size": {total_size}\n  }},\n  "weight_map": {{\n'
+    return f"{text}{entries}\n  }}\n}}\n".encode()

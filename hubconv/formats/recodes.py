@@ -18,8 +18,8 @@ _E8M0_BIAS: Final = 127
 _NO_CODE: Final = 255
 _CHUNK: Final = 1 << 17  # weights at a time, so that temporaries stay in the cache
 
-# E2M1 codes by twice the magnitude: 0, 1, 2, 3, 4, 6, 8 and 12 have one.
-_CODE_OF_DOUBLE: Final = np.full(13, _NO_CODE, np.uint8)
+# E2M1 codes by twice the magnitude: 0, 1, 2, 3, 4, 6, 8 and 12 have one. The binade of 4 ends at 16.
+_CODE_OF_DOUBLE: Final = np.full(16, _NO_CODE, np.uint8)
 _CODE_OF_DOUBLE[[int(2 * magnitude) for magnitude in E2M1]] = range(8)
 
 
@@ -127,7 +127,7 @@ def _to_mxfp4(weights: Floats2D) -> tuple[Bytes2D, Bytes2D, npt.NDArray[np.bool_
     exponents = _exponents(np.abs(groups).max(2), at_top=2)
     doubles = np.abs(groups) * np.ldexp(1.0, 1 - exponents)[:, :, None]  # float64: never rounded
     whole = doubles.astype(np.uint8)
-    codes = _CODE_OF_DOUBLE.take(whole, mode="clip")
+    codes = _CODE_OF_DOUBLE[whole]
     wrong = ((whole != doubles) | (codes == _NO_CODE)).any(2)
     codes |= np.signbit(groups).view(np.uint8) << np.uint8(3)
     flat = codes.reshape(len(weights), -1)

@@ -88,11 +88,11 @@ def _regroup(jobs: Sequence[Job], limit: int) -> Iterator[list[Job]]:
 
 
 def _unit(shard: str, jobs: Sequence[Job]) -> Unit:
-    tail = [job for job in jobs if not _fills_words(job)]
-    straight = sorted(
-        (job for job in jobs if _fills_words(job)),
-        key=lambda job: max(alignment(output.dtype) for output in job.writes) <= WORD,
-    )
+    straight: list[Job] = []
+    tail: list[Job] = []
+    for job in jobs:
+        (straight if _fills_words(job) else tail).append(job)
+    straight.sort(key=lambda job: max(alignment(output.dtype) for output in job.writes) <= WORD)
     outputs = [output for job in straight for output in job.writes]
     outputs += tail_order([output for job in tail for output in job.writes])
     header = write_header([(o.name, o.dtype, o.shape) for o in outputs])

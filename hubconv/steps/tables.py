@@ -43,9 +43,8 @@ def plan_table(plan: Plan, width: int = 100) -> str:
         "",
         f"{report.shards} shards, {report.partner_sets} partner sets, "
         f"{human_bytes(plan.twice_bytes)} read twice, {len(report.copies)} files copied",
-        f"Needs about {human_bytes(need['memory_bytes'])} of memory beside torch; on the way "
-        f"{human_bytes(need['disk_bytes'])} of disk for each worker, into a folder "
-        f"{human_bytes(need['folder_bytes'])}",
+        f"Needs about {human_bytes(need['memory_bytes'])} of memory beside torch, and up to "
+        f"{human_bytes(need['disk_bytes'])} of disk a worker",
         *_notes(report),
         f"{human_bytes(report.bytes_before)} -> {human_bytes(report.bytes_after)} "
         f"({_change(report)}), {report.bits_after:.2f} bits a parameter "
@@ -68,7 +67,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def needs(plan: Plan) -> Mapping[str, int]:
-    """Estimates: memory, disk on the way for one worker, disk of a target folder."""
+    """Estimates: memory, disk on the way for a worker, disk of a target that is a folder."""
     shard_bytes: dict[str, int] = {}
     for job in plan.jobs:
         for tensor in job.reads:

@@ -51,7 +51,7 @@ def test_mxfp4_is_exact_while_its_exponents_spread_over_at_most_14(
 
 
 @PROPERTY
-@given(seed=some.integers(0, 2**32 - 1), spread=some.integers(0, 13))
+@given(seed=some.integers(0, 2**32 - 1), spread=some.integers(0, 14))
 def test_the_global_scale_of_the_weights_themselves_is_as_good(seed, spread):
     source = mxfp4(np.random.default_rng(seed), 8, 256, -9, spread)
     quality, values = decoded(source, nvfp4.global_scale(KERNEL.amax(source)))
@@ -83,7 +83,7 @@ def test_the_plain_rule_loses_what_the_search_keeps():
     amax = KERNEL.amax(source)
     plain = KERNEL.encode(source, nvfp4.global_scale_amax(amax), "amax").quality
     searched = KERNEL.encode(source, nvfp4.global_scale(amax), "search").quality
-    assert plain.relative_error > 0.03
+    assert plain.relative_error > 0.02
     assert searched.relative_error == 0
     assert searched.sqnr_db == float("inf")
 
