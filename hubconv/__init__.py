@@ -12,12 +12,12 @@ Importing this package imports neither torch nor huggingface_hub.
 
 from typing import TYPE_CHECKING, Any
 
+from hubconv.version import __version__
+
 if TYPE_CHECKING:
     from hubconv.pipeline import Outcome, Request, convert, plan
     from hubconv.steps.decide import Recipe
     from hubconv.steps.plan import Plan
-
-__version__ = "0.1.0"
 
 __all__ = ["Outcome", "Plan", "Recipe", "Request", "__version__", "convert", "plan"]
 

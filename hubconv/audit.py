@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from hubconv import __version__
 from hubconv.ends import MANIFEST, Source
 from hubconv.errors import HubconvError, SourceError
 from hubconv.formats import contract
@@ -24,6 +23,7 @@ from hubconv.steps.decide import Recipe
 from hubconv.steps.inventory import MAX_JSON_BYTES, read_config
 from hubconv.steps.plan import Plan, make_plan
 from hubconv.steps.verify import Sample, compare_tree, decoded_findings, read_tensors
+from hubconv.version import __version__
 
 SCALARS: Final = (".weight_scale_2", ".weight_global_scale", ".input_scale", ".input_global_scale")
 MOST_SCALARS: Final = 4096

@@ -111,11 +111,12 @@ def render_card(facts: CardFacts, template: str | None = None) -> str:
     Raises:
         UsageError: The template is not valid, or asks for a fact that there is not.
     """
+    name = PurePath(facts.target).name
     context = {
         "front_matter": Markup(write_front_matter(front_matter(facts))),  # noqa: S704
         "report": facts.report,
-        "target": facts.target if "/" in facts.target.strip("/") else PurePath(facts.target).name,
-        "name": PurePath(facts.target).name,
+        "target": f"./{name}" if facts.target.startswith(("/", ".", "~")) else facts.target,
+        "name": name,
         "original": facts.original,
         "original_url": f"{HUB}/{facts.original}" if facts.original else "",
         "is_repack": facts.is_repack,

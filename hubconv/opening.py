@@ -7,10 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from hubconv import __version__
 from hubconv.ends import EndRef, Source, parse_end
 from hubconv.errors import ResourceError, UsageError
 from hubconv.folder import FolderSource
+from hubconv.version import __version__
 
 SOURCE_TOKEN: Final = "HUBCONV_SOURCE_TOKEN"  # noqa: S105 - the name of a variable, not a token
 

@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from hubconv import __version__
 from hubconv.ends import Published, Source, Target
 from hubconv.engines import Stop, run_units
 from hubconv.errors import ConflictError, IntegrityError, ResourceError, UsageError
@@ -26,6 +25,7 @@ from hubconv.steps.plan import Plan, make_plan
 from hubconv.steps.publish import Telling, compose, foreign_files, other_source, preview_card
 from hubconv.steps.shards import Unit
 from hubconv.steps.verify import Sample, verify_staged, verify_tree
+from hubconv.version import __version__
 from hubconv.work import Bench
 
 

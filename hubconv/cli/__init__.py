@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import click
 
-from hubconv import __version__
 from hubconv.cli.convert import convert
 from hubconv.cli.demo import demo
 from hubconv.cli.failure import report_failure
@@ -16,6 +15,7 @@ from hubconv.cli.hub import hub
 from hubconv.cli.plan import plan
 from hubconv.cli.verify import verify
 from hubconv.errors import HubconvError
+from hubconv.version import __version__
 
 
 class ConvertByDefault(click.Group):

@@ -29,8 +29,10 @@ class Protocol(H11Protocol):
     """HTTP/1.1 that remembers its connections, so that a fault can reset them."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Remember the connection."""
+        """Remember the connection, and let small answers leave at once."""
         super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _TRANSPORTS[self.server, self.client] = transport
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 from hubconv.errors import HeaderError
@@ -239,19 +240,22 @@ def write_header(tensors: Sequence[tuple[str, str, Sequence[int]]]) -> bytes:
     Raises:
         HeaderError: A name appears twice.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    # By hand, as the index: json takes three times as long over the largest models.
+    entries = ['"__metadata__":{"format":"pt"}']
+    written = {"__metadata__"}
     position = 0
     for name, dtype, shape in tensors:
-        if name in header:
+        if name in written:
             raise HeaderError(f"{name} would be written twice.")
-        size = nbytes_of(dtype, shape)
-        header[name] = {
-            "dtype": dtype,
-            "shape": list(shape),
-            "data_offsets": [position, position + size],
-        }
-        position += size
-    text = json.dumps(header, separators=(",", ":")).encode()
+        written.add(name)
+        end = position + nbytes_of(dtype, shape)
+        sides = ",".join(map(str, shape))
+        entries.append(
+            f'{encode_basestring_ascii(name)}:{{"dtype":"{dtype}","shape":[{sides}],'
+            f'"data_offsets":[{position},{end}]}}'
+        )
+        position = end
+    text = f"{{{','.join(entries)}}}".encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
@@ -264,9 +268,9 @@ def write_index(weight_map: Mapping[str, str], total_size: int) -> bytes:
         total_size: Bytes of all tensors, headers not counted.
     """
     # By hand: the json module indents in Python, slow for the 350,000 names of the largest models.
-    spelled = {shard: json.dumps(shard) for shard in set(weight_map.values())}
+    spell = encode_basestring_ascii
     entries = ",\n".join(
-        f"    {json.dumps(name)}: {spelled[shard]}" for name, shard in sorted(weight_map.items())
+        f"    {spell(name)}: {spell(shard)}" for name, shard in sorted(weight_map.items())
     )
     text = f'{{\n  "metadata": {{\n    "total_size": {total_size}\n  }},\n  "weight_map": {{\n'
     return f"{text}{entries}\n  }}\n}}\n".encode()

@@ -5,6 +5,7 @@ during a long run is used.
 """
 
 import email.utils
+import json
 import os
 import random
 import time
@@ -93,7 +94,10 @@ def is_passing(error: BaseException) -> bool:
         return isinstance(error, TemporaryError)
     if isinstance(error, HfHubHTTPError):
         return status_of(error) in BUSY
-    return isinstance(error, httpx.TransportError | ConnectionError | TimeoutError)
+    # A gateway's HTML page where JSON was promised surfaces as a decoding error.
+    return isinstance(
+        error, httpx.TransportError | ConnectionError | TimeoutError | json.JSONDecodeError
+    )
 
 
 def pause(error: BaseException, attempt: int) -> float:
