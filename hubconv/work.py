@@ -6,7 +6,7 @@ machine and any device.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +21,7 @@ from hubconv.formats.nvfp4 import Quality, global_scale, global_scale_amax
 from hubconv.formats.stored import NonFiniteError, StoredWeight, Window
 from hubconv.kernels import Kernel
 from hubconv.steps.decide import Job
+from hubconv.steps.partners import keep_option
 from hubconv.steps.plan import Plan
 from hubconv.steps.shards import Unit, tail_order
 from hubconv.steps.spell import FP8_BLOCK_SIDE, Output
@@ -127,7 +128,7 @@ class _Reader:
         if weight is None:
             return
         scales = job.reads[1] if len(job.reads) > 1 else None
-        for first, rows in window_rows(weight):
+        for first, rows in window_rows(weight, WINDOW_BYTES):
             data = self.read(
                 job.reads[0], first * weight.row_bytes, (first + rows) * weight.row_bytes
             )
@@ -140,11 +141,12 @@ class _Reader:
             yield stored.window(weight, first, data, scale_bytes)
 
 
-def window_rows(
-    weight: StoredWeight, window_bytes: int = WINDOW_BYTES
-) -> Iterator[tuple[int, int]]:
-    """(first row, rows) of a weight's windows; each begins at a multiple of its block's rows."""
-    step = max(weight.block[0], 1)
+def window_rows(weight: StoredWeight, window_bytes: int) -> Iterator[tuple[int, int]]:
+    """(first row, rows) of a weight's windows; none cuts a block of its scales.
+
+    One scale for the whole weight is no such block: its windows stay small all the same.
+    """
+    step = max(weight.block[0], 1) if weight.block[0] < weight.rows else 1
     # BF16 weights may be spelled back into FP8 blocks, which must not be cut either.
     step = step if weight.kind != "plain" else FP8_BLOCK_SIDE
     rows = max(window_bytes // max(weight.row_bytes, 1) // step, 1) * step
@@ -196,7 +198,7 @@ class _Walk:
             if job.action == "recode":
                 self._recode(job, write)
         except NonFiniteError as error:
-            raise _named(error, job) from error
+            raise _named(error, job, self._bench.plan) from error
         return []
 
     def _copy(self, tensor: StoredTensor, write: Write) -> None:
@@ -254,7 +256,7 @@ class _Walk:
                 if keep:
                     held.append(window)
         except NonFiniteError as error:
-            raise _named(error, member) from error
+            raise _named(error, member, self._bench.plan) from error
         if keep:
             self._held[member.module] = held
             self._held_bytes += sum(window.data.nbytes for window in held)
@@ -264,11 +266,12 @@ class _Walk:
         if self._bench.plan.recipe.allow_flushed:
             return
         if quality.flushed_blocks > FLUSHED_SHARE * quality.blocks:
+            keep = _keep_option(job, self._bench.plan)
             raise IntegrityError(
                 f"{quality.flushed_blocks} of {quality.blocks} blocks of {job.module} would become "
                 "zero although their weights are not: a few huge weights set the scale.",
-                f"Leave its set as it is with {keep_option(self._bench.plan.sets, job)}, or accept "
-                "it with --allow-flushed.",
+                (f"Leave its set as it is with {keep}, or accept" if keep else "Accept")
+                + " it with --allow-flushed.",
             )
 
     # ── exact re-spellings ───────────────────────────────────────────────────────────────────
@@ -285,7 +288,11 @@ class _Walk:
         except IntegrityError as error:
             if isinstance(error, NonFiniteError):
                 raise
-            raise IntegrityError(f"{job.module}: {error.what}", error.next_step) from error
+            raise IntegrityError(
+                f"{job.module}: {error.what}",
+                "Engines load it in no other spelling: the source is damaged, or of a kind that "
+                "hubconv does not know yet.",
+            ) from error
 
     def _recode_scale(self, job: Job, output: Output, write: Write) -> None:
         tensor = job.reads[output.source]
@@ -309,18 +316,18 @@ class _Walk:
         write(bytes(scales))
 
 
-def keep_option(sets: Mapping[str, object], job: Job) -> str:
-    """The --keep that leaves a job's whole partner set unquantized."""
-    parent, _, members = job.partners.rpartition(".")
-    alternatives = "|".join(members.split("+"))
-    escaped = parent.replace(".", r"\.")
-    return rf"--keep 're:^{escaped}\.({alternatives})\.'" if parent else f"--keep 're:^{members}'"
+def _keep_option(job: Job, plan: Plan) -> str:
+    """The --keep that leaves a job's set unquantized; empty where none is of use."""
+    if job.action != "nvfp4" or plan.layout == "modelopt-v4":
+        return ""
+    return keep_option([member.module for member in plan.sets[job.partners].members])
 
 
-def _named(error: NonFiniteError, job: Job) -> IntegrityError:
+def _named(error: NonFiniteError, job: Job, plan: Plan) -> IntegrityError:
+    keep = _keep_option(job, plan)
     return IntegrityError(
         f"{job.module}.weight in {job.reads[0].shard} holds {error.count} values that are NaN or "
         f"infinite, the first at [{error.row}, {error.col}].",
-        "The checkpoint is damaged at its source. To leave the set as it is: "
-        f"{keep_option({}, job)}.",
+        "The checkpoint is damaged at its source."
+        + (f" To leave the set as it is: {keep}." if keep else " Its publisher must mend it."),
     )

@@ -161,7 +161,7 @@ def front(text):
 
 
 def shape(text):
-    """Headings, table rows by their number of cells, fences, list items and HTML of a card's body."""
+    """What a card's body is built of: headings, cells of table rows, fences, list items, HTML."""
     kinds = []
     fenced = False
     for line in text.split("\n---\n", 1)[1].splitlines():

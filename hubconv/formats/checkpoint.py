@@ -122,9 +122,7 @@ def parse_header(header: bytes, file_bytes: int, shard: str) -> list[StoredTenso
 
 def _parse_json(text: bytes, where: str) -> Any:  # noqa: ANN401 - JSON is untyped until checked
     try:
-        return json.loads(
-            text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_natural
-        )
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_natural)
     except (ValueError, RecursionError) as error:
         raise HeaderError(f"{where} holds no valid JSON: {error}.") from error
 

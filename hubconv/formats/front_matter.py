@@ -235,7 +235,7 @@ def _quoted(text: str) -> str:
     """Plain where no reader could take it for something else, else in JSON's quotes."""
     if _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS:
         return text
-    quoted = json.dumps(text, ensure_ascii=False)
+    quoted = json.dumps(text, ensure_ascii=False).replace("<", "\\u003c")  # no HTML comments
     # YAML reads two escaped surrogates as two characters, so only the basic plane is escaped.
     return "".join(
         letter if letter.isprintable() or ord(letter) > 0xFFFF else f"\\u{ord(letter):04x}"

@@ -60,9 +60,15 @@ def global_scale(amax: float) -> float:
 def global_scale_amax(amax: float) -> float:
     """The global scale of `amax`: float32(amax / 2688), as ModelOpt computes it.
 
-    ModelOpt leaves 0 for a tensor of zeros, and then NaN in every block scale; here it is 1.
+    Two things differ, where ModelOpt divides by zero: a tensor of zeros gets 1, and the scale is
+    never subnormal, or else its product with a small block scale would vanish.
+
+    Args:
+        amax: Largest magnitude over all weights that share the scale; finite.
     """
-    return float(np.float32(amax) / np.float32(E2M1_MAX * E4M3_MAX)) or 1.0
+    if amax == 0:
+        return 1.0
+    return max(float(np.float32(amax) / np.float32(E2M1_MAX * E4M3_MAX)), 2.0**-126)
 
 
 def decode(

@@ -18,7 +18,7 @@ _E8M0_BIAS: Final = 127
 _NO_CODE: Final = 255
 _CHUNK: Final = 1 << 17  # weights at a time, so that temporaries stay in the cache
 
-# E2M1 codes by twice the magnitude: 0, 1, 2, 3, 4, 6, 8 and 12 have one. The binade of 4 ends at 16.
+# E2M1 codes by twice the magnitude: 0, 1, 2, 3, 4, 6, 8 and 12 have one, of all below 16.
 _CODE_OF_DOUBLE: Final = np.full(16, _NO_CODE, np.uint8)
 _CODE_OF_DOUBLE[[int(2 * magnitude) for magnitude in E2M1]] = range(8)
 

@@ -16,9 +16,9 @@ from hubconv.formats.stored import StoredWeight
 from hubconv.profiles import Profile
 from hubconv.profiles.stored_as import READERS, fp8_block_of, scale_name, stored_weight
 from hubconv.steps.inventory import Inventory
+from hubconv.steps.partners import Action, check_experts, partner_keys, some
 from hubconv.steps.spell import Output, kept_outputs, nvfp4_outputs
 
-Action = Literal["nvfp4", "keep", "rename", "recode", "drop"]
 Mtp = Literal["keep", "nvfp4", "drop"]
 
 NEEDS_PROOF: Final = frozenset({"F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "F4"})
@@ -119,13 +119,15 @@ def decide(
     Raises:
         UnknownTensorError: Tensors that match no role.
         ScaleError: A quantized weight without a scale that fits it.
-        SourceError: A partner set is incomplete or would be split.
+        SourceError: A partner set, or the experts of a layer, are incomplete or would be split.
     """
     check_ghosts(inventory, profile)
     rules = _rules(inventory.config, profile, recipe, layout, activations)
     found = list(find_weights(inventory, profile, rules.keep))
     fates = {item.data.name: _fate(item, rules) for item in found}
-    partners = _partner_sets(found, fates, rules)
+    weights = {i.module: fates[i.data.name] for i in found if i.weight is not None}
+    check_experts(weights, layout.name)
+    partners = partner_keys(weights, profile.partners)
     return [_job(item, *fates[item.data.name], partners, rules) for item in found]
 
 
@@ -142,7 +144,7 @@ def check_ghosts(inventory: Inventory, profile: Profile) -> None:
     ]
     if missing:
         raise SourceError(
-            f"The index lists {len(missing)} tensors that no shard holds: {_some(missing)}.",
+            f"The index lists {len(missing)} tensors that no shard holds: {some(missing)}.",
             "The upload of the source is incomplete: wait for its publisher to finish it.",
         )
 
@@ -252,53 +254,6 @@ def _is_mtp(name: str, rules: _Rules) -> bool:
     return layer is not None and int(layer[1]) >= rules.mtp_first_layer
 
 
-def _partner_sets(
-    found: Sequence[Found], fates: Mapping[str, tuple[Action, str, str]], rules: _Rules
-) -> dict[str, str]:
-    """Module to the key of its partner set, for every NVFP4 module that has partners.
-
-    Raises:
-        SourceError: A member is missing, or the set would be split between formats.
-    """
-    modules = {item.module: item for item in found if item.weight is not None}
-    sets: dict[str, str] = {}
-    for module, item in modules.items():
-        parent, _, leaf = module.rpartition(".")
-        for members in rules.profile.partners:
-            if leaf not in members or parent + "." + leaf != module:
-                continue
-            here = [f"{parent}.{member}" for member in members]
-            _check_set(here, modules, fates)
-            if fates[item.data.name][0] == "nvfp4":
-                sets[module] = f"{parent}.{'+'.join(members)}"
-    return sets
-
-
-def _check_set(
-    here: Sequence[str],
-    modules: Mapping[str, Found],
-    fates: Mapping[str, tuple[Action, str, str]],
-) -> None:
-    actions = {module: fates[modules[module].data.name] for module in here if module in modules}
-    converted = [module for module, fate in actions.items() if fate[0] == "nvfp4"]
-    if not converted:
-        return
-    if len(actions) < len(here):
-        missing = [module for module in here if module not in actions]
-        raise SourceError(
-            f"{converted[0]} must share its global scale with {_some(missing)}, which is missing.",
-            f"Keep the rest of the set as it is: --keep 're:^{re.escape(converted[0])}\\.'.",
-        )
-    if len(converted) < len(here):
-        module, fate = next((m, f) for m, f in actions.items() if f[0] != "nvfp4")
-        raise SourceError(
-            f"{module} would stay as it is ({fate[2] or 'its format'}) while its partner "
-            f"{converted[0]} becomes NVFP4; engines fuse the two.",
-            f"Keep the whole set: --keep 're:^{re.escape(converted[0].rpartition('.')[0])}\\."
-            f"({'|'.join(m.rpartition('.')[2] for m in here)})\\.'.",
-        )
-
-
 def _job(
     item: Found,
     action: Action,
@@ -320,8 +275,3 @@ def _job(
         item.module, item.reads, item.weight, role, rules.profile, rules.layout
     )
     return Job(changed, role, item.module, item.reads, writes, item.weight, linear, "", reason)
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

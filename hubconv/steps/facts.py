@@ -198,6 +198,8 @@ class Report:
         }
         for name in ("roles", "drops", "recodes", "parallel", "copies"):
             table[name] = [asdict(row) for row in table[name]]
+        for row in table["roles"]:
+            row["reasons"] = list(row["reasons"])
         for name in ("warnings", "findings", "devices"):
             table[name] = list(table[name])
         table["quality"] = self.quality.to_json()

@@ -141,7 +141,6 @@ def run_scenarios(mode, folder):
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=200, check=False
         )
-    print(done.stdout)
     results = folder / "results.json"
     assert results.exists(), f"the scenarios did not run to the end:\n{done.stdout}\n{done.stderr}"
     return json.loads(results.read_text())

@@ -616,11 +616,7 @@ def main():
         repo = f"demo/{function.__name__[:60].replace('_', '-').strip('-')}"
         try:
             api.create_repo(repo)
-            import time
-
-            _t = time.time()
             function(repo)
-            print(f"{time.time() - _t:.2f}", function.__name__, flush=True)
             results[function.__name__] = None
         except Exception:
             results[function.__name__] = traceback.format_exc()

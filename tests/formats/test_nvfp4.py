@@ -57,11 +57,12 @@ def test_the_global_scale_stays_normal_and_is_1_for_zeros():
 @given(amax=SIZES)
 def test_the_global_scale_of_amax_is_one_float32_division(amax):
     expected = float(np.float32(float(Fraction(amax) / 2688)))
-    assert global_scale_amax(amax) == (expected or 1.0)
+    assert global_scale_amax(amax) == max(expected, 2.0**-126)
 
 
-def test_the_global_scale_of_amax_is_1_for_zeros():
+def test_the_global_scale_of_amax_is_normal_and_1_for_zeros():
     assert global_scale_amax(0) == 1
+    assert global_scale_amax(2.0**-149) == 2.0**-126
 
 
 def test_decoding_puts_the_even_column_in_the_low_nibble():

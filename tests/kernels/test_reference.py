@@ -177,6 +177,20 @@ def test_scales_below_two_to_minus_six_are_counted_under_amax_and_never_searched
     assert (searched.scales >= 0x08).all()
 
 
+@pytest.mark.parametrize("rule", ["search", "amax"])
+def test_the_smallest_numbers_of_float32_do_not_divide_by_zero(rule):
+    weights = np.zeros((4, 64), np.float32)
+    weights[0, :32] = 2.0**-149
+    weights[1, 0], weights[2, 0] = 2.0**-140, -(2.0**-130)
+    stored = window(StoredWeight("plain", "F32", 4, 64), 0, weights.tobytes())
+    g = global_scale(KERNEL.amax(stored), rule)
+    encoded = KERNEL.encode(stored, g, rule)
+    codes, scales = oracle.encode(weights, g, rule)
+    assert encoded.codes.tolist() == codes.tolist()
+    assert encoded.scales.tolist() == scales.tolist()
+    assert encoded.quality == nvfp4.measure(weights, codes, scales, g)
+
+
 @pytest.mark.parametrize("nonsense", ["", "gpu", "cuda:", "cuda:x", "cpu:0", "mps"])
 def test_a_device_that_is_no_device_is_a_usage_error(nonsense):
     with pytest.raises(UsageError, match="Use auto, cpu, cuda or cuda:N"):

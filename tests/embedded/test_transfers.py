@@ -1,0 +1,140 @@
+"""Large transfers with the libraries that move bytes: hf_xet streams and hf_transfer."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+
+import hf_transfer
+import hf_xet
+import pytest
+
+from hubconv.embedded import EmbeddedHub
+
+
+def large_line(path, sha256):
+    return ("lfsFile", {"path": path, "algo": "sha256", "oid": sha256})
+
+
+def upload(hub, ask, repo, content, *, expect_error=None):
+    """Upload by a xet stream, as a converter does; answers with what xet knows of the file."""
+    token = ask("GET", f"/api/models/{repo}/xet-write-token/main").json()
+    url = f"{hub.endpoint}/api/models/{repo}/xet-write-token/main"
+    session = hf_xet.XetSession(hf_xet.XetConfig().with_config("telemetry.enabled", False))
+    commit = session.new_upload_commit(
+        endpoint=token["casUrl"],
+        token=token["accessToken"],
+        token_expiry_unix_secs=token["exp"],
+        token_refresh_url=url,
+        token_refresh_headers={"Authorization": "Bearer hf_embedded_demo"},
+    )
+    stream = commit.start_upload_stream(name="x", sha256=hf_xet.COMPUTE_SHA256)
+    for at in range(0, len(content), 100_000):
+        stream.write(content[at : at + 100_000])
+    stream.finish()
+    report = commit.wait_to_finish()
+    (upload,) = report.uploads.values() if isinstance(report.uploads, dict) else report.uploads
+    return upload.xet_info
+
+
+def download(hub, ask, repo, info, first=0, end=None):
+    token = ask("GET", f"/api/models/{repo}/xet-read-token/main").json()
+    session = hf_xet.XetSession(hf_xet.XetConfig().with_config("telemetry.enabled", False))
+    group = session.new_download_stream_group(
+        endpoint=token["casUrl"], token=token["accessToken"], token_expiry_unix_secs=token["exp"]
+    )
+    return b"".join(bytes(block) for block in group.download_stream(info, first, end))
+
+
+@pytest.fixture
+def xet_hub(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+    with EmbeddedHub(tmp_path / "hub") as hub:
+        yield hub
+
+
+def test_a_stream_goes_up_and_any_range_comes_down(xet_hub, browse):
+    ask = browse(xet_hub)
+    ask.make_repo("m")
+    content = random.Random(1).randbytes(1_500_000) * 2
+    info = upload(xet_hub, ask, "demo/m", content)
+    assert info.sha256 == hashlib.sha256(content).hexdigest()
+    assert ask.commit("demo/m", large_line("a.bin", info.sha256)).status == 200
+    (entry,) = [e for e in ask("GET", "/api/models/demo/m/tree/main").json() if "lfs" in e]
+    assert (entry["xetHash"], entry["size"]) == (info.hash, len(content))
+    for first, end in ((0, None), (0, 1), (123_456, 2_345_678), (2_999_999, 3_000_000)):
+        assert download(xet_hub, ask, "demo/m", info, first, end) == content[first:end]
+    assert len(content) > 1.8 * sum(r.received_bytes for r in xet_hub.requests.find(kind="xorb"))
+
+
+def test_a_xet_file_is_read_by_the_repo_that_holds_it(xet_hub, browse):
+    ask = browse(xet_hub)
+    ask.make_repo("m")
+    ask.make_repo("other")
+    info = upload(xet_hub, ask, "demo/m", random.Random(2).randbytes(200_000))
+    with pytest.raises(Exception, match="(?i)not found|404"):
+        download(xet_hub, ask, "demo/other", info)
+
+
+def test_a_xorb_that_fails_twice_gets_through(xet_hub, browse):
+    ask = browse(xet_hub)
+    ask.make_repo("m")
+    rule = xet_hub.faults.answer("POST", "/v1/xorbs/", 503, times=1)
+    content = random.Random(3).randbytes(300_000)
+    info = upload(xet_hub, ask, "demo/m", content)
+    assert xet_hub.faults.struck(rule) == 1
+    assert download(xet_hub, ask, "demo/m", info) == content
+
+
+PROGRAM = """
+import hashlib, json, random, sys
+from huggingface_hub import CommitOperationAdd, HfApi
+content = random.Random(int(sys.argv[1])).randbytes(500_000)
+HfApi().create_commit("demo/m", [CommitOperationAdd(f"{sys.argv[1]}.bin", content)], commit_message="one")
+print(hashlib.sha256(content).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("mode", ["xet", "lfs"])
+def test_several_processes_upload_at_once(mode, tmp_path, browse, environment):
+    with EmbeddedHub(tmp_path / "hub", mode=mode) as hub:
+        ask = browse(hub)
+        ask.make_repo("m")
+        variables = environment(hub.endpoint, mode, tmp_path)
+        command = [sys.executable, "-c", PROGRAM]
+        running = [
+            subprocess.Popen(
+                [*command, str(seed)], env=variables, stdout=subprocess.PIPE, text=True
+            )
+            for seed in range(3)
+        ]
+        shas = {process.communicate(timeout=60)[0].strip() for process in running}
+        tree = ask("GET", "/api/models/demo/m/tree/main").json()
+        assert {entry["lfs"]["oid"] for entry in tree if "lfs" in entry} == shas
+
+
+def test_parts_and_ranges_go_through_hf_transfer(hub, ask, tmp_path):
+    ask.make_repo("m")
+    content = random.Random(4).randbytes(3_210)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    wish = {
+        "operation": "upload",
+        "transfers": ["multipart"],
+        "objects": [{"oid": sha256, "size": len(content)}],
+    }
+    batch = ask("POST", "/demo/m.git/info/lfs/objects/batch", wish).json()
+    action = batch["objects"][0]["actions"]["upload"]
+    links = [action["header"][str(number)] for number in range(1, 10)]
+    answers = hf_transfer.multipart_upload(str(source), links, 400, 4, 3, 5)
+    parts = [
+        {"partNumber": number, "etag": answer["etag"]} for number, answer in enumerate(answers, 1)
+    ]
+    assert ask("POST", action["href"], {"oid": sha256, "parts": parts}).status == 200
+    assert ask.commit("demo/m", large_line("a.bin", sha256)).status == 200
+    link = ask("HEAD", "/demo/m/resolve/main/a.bin").headers["Location"]
+    hf_transfer.download(link, str(target), 4, 1000, 3, 5)
+    assert target.read_bytes() == content
+    assert json.loads(ask("GET", "/api/whoami-v2").content)["name"] == "demo"
