@@ -99,8 +99,8 @@ class _Audit:
         shards = sorted(path for path in self._view.files() if path.endswith(".safetensors"))
         if not shards:
             raise SourceError(f"{self._view.ref} holds no safetensors weights.")
-        tensors = read_tensors(self._view, shards)
-        findings = list(self._tree())
+        tensors, findings = read_tensors(self._view, shards)
+        findings += self._tree()
         scalars = self._scalars(tensors)
         extra = {path: table for path in ("hf_quant_config.json",) if (table := self._json(path))}
         plan = self._plan()

@@ -54,8 +54,11 @@ class FileSink:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        self._partial.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._partial.open("wb")
+        try:
+            self._partial.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("wb")
+        except OSError as error:
+            raise disk_error(error, self._path.parent) from error
         return self
 
     def write(self, data: bytes | bytearray | memoryview) -> None:

@@ -9,8 +9,9 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hubconv.ends import (
     CARD,
@@ -28,13 +29,17 @@ from hubconv.errors import NotAllowedError, SourceError
 from hubconv.files import FileSink, PositionedFile, disk_error, sha256_of
 from hubconv.formats.checkpoint import INDEX_NAME
 
+_PUBLISHING: Final = "publishing.json"
+
 
 class FolderSource:
     """A checkpoint in a folder.
 
     Args:
         folder: Where it lies.
-        include_journal: Show the files under `.hubconv` too.
+
+    Raises:
+        SourceError: There is no such folder.
     """
 
     commit = ""
@@ -52,7 +57,7 @@ class FolderSource:
         return str(self._folder.resolve())
 
     def files(self) -> Mapping[str, FileEntry]:
-        """Regular files by path; links out of the folder and hidden files are not among them."""
+        """Files by path, linked ones too; hidden files and folders are not among them."""
         return self._files
 
     def read(self, path: str, begin: int, end: int) -> bytes:
@@ -62,11 +67,24 @@ class FolderSource:
 
     @contextmanager
     def open(self, path: str) -> Iterator[ShardBytes]:
-        """A shard for reading; a folder names no hashes, so only its size is checked."""
-        with PositionedFile(self._folder / path) as shard:
-            size = (self._folder / path).stat().st_size
-            if size != self._files[path].size:
-                raise SourceError(f"{path} in {self._folder} changed its size while it was read.")
+        """A shard for reading; a folder names no hashes, so only its size is checked.
+
+        Raises:
+            SourceError: It cannot be read, or is not what it was when the folder was listed.
+        """
+        entry = self._files.get(path)
+        try:
+            shard = PositionedFile(self._folder / path)
+        except OSError as error:
+            raise SourceError(
+                f"{path} in {self._folder} cannot be read: {error.strerror or error}."
+            ) from error
+        with shard:
+            if entry is None or (self._folder / path).stat().st_size != entry.size:
+                raise SourceError(
+                    f"{path} in {self._folder} changed its size while it was read.",
+                    "Wait until the folder is complete, then run the same command again.",
+                )
             yield shard
 
 
@@ -103,7 +121,7 @@ class FolderTarget:
         path = self._folder / MANIFEST
         try:
             manifest = json.loads(path.read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
         return manifest if isinstance(manifest, dict) else None
 
@@ -112,7 +130,7 @@ class FolderTarget:
         return FolderSource(self._folder).files() if self._folder.is_dir() else {}
 
     def check(self, restricted: str) -> None:
-        """Refuse a folder that cannot be written.
+        """Refuse a folder that cannot be written; take back what a killed publish left in it.
 
         Raises:
             NotAllowedError: No right to write there.
@@ -122,12 +140,16 @@ class FolderTarget:
             there = there.parent
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise NotAllowedError(f"{there} cannot be written to.", "Choose another target.")
+        plan_id = (self.manifest() or {}).get("plan_id")
+        for journal in sorted(self._folder.glob(f"{JOURNAL}/*/{_PUBLISHING}")):
+            if journal.parent.name != plan_id:
+                FolderStaging(self._folder, journal.parent.name).take_back()
 
     def check_card(self, card: str) -> None:
         """A folder takes any card."""
 
     def stage(self, plan_id: str) -> "FolderStaging":
-        """Open the journal of a plan in the folder, and sweep those of other plans' torsos."""
+        """Open the journal of a plan in the folder, and sweep what a killed run left half done."""
         return FolderStaging(self._folder, plan_id)
 
     def tidy(self, plan_id: str) -> None:
@@ -179,21 +201,41 @@ class FolderStaging:
                 continue
             if record.plan_id != self._plan_id:
                 continue
-            self._bring_back(record)
+            self._bring_back(record.shard, record.size, record.sha256)
             staged = self._shards / record.shard
             if staged.is_file() and staged.stat().st_size == record.size:
                 found[record.shard] = record
         return found
 
-    def _bring_back(self, record: UnitRecord) -> None:
+    def take_back(self) -> None:
+        """Undo a publish that was killed before its manifest: shards return, the rest goes.
+
+        Without this the folder would hold files that no manifest explains, as foreign ones do.
+        """
+        try:
+            listed = json.loads((self._bench / _PUBLISHING).read_bytes())
+            for shard, size, digest in listed["shards"]:
+                self._bring_back(shard, size, digest)
+            for path, digest in listed["files"].items():
+                place = self._folder / path
+                if place.is_file() and sha256_of(place) == digest:
+                    place.unlink()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return  # no list of ours: nothing is known, nothing is touched
+        except OSError as error:
+            raise disk_error(error, self._folder) from error
+        (self._bench / _PUBLISHING).unlink(missing_ok=True)
+
+    def _bring_back(self, shard: str, size: int, digest: str) -> None:
         """After a kill in mid-publish: a shard at its final place goes back to the bench.
 
         Size alone proves nothing there: an earlier publish has a file of the same name and size.
         """
-        place, staged = self._folder / record.shard, self._shards / record.shard
-        if staged.exists() or not place.is_file() or place.stat().st_size != record.size:
+        place, staged = self._folder / shard, self._shards / shard
+        if staged.exists() or not place.is_file() or place.stat().st_size != size:
             return
-        if sha256_of(place) == record.sha256:
+        if sha256_of(place) == digest:
+            staged.parent.mkdir(parents=True, exist_ok=True)
             place.replace(staged)
 
     def create(self, path: str) -> Sink:
@@ -214,19 +256,27 @@ class FolderStaging:
     def publish(self, release: Release) -> Published:
         """Move everything to its place: shards, small files, index; the manifest last."""
         last = [INDEX_NAME, "config.json", CARD, MANIFEST]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for record in release.shards:
-            staged = self._shards / record.shard
-            if staged.is_file():
-                place = self._folder / record.shard
-                place.parent.mkdir(parents=True, exist_ok=True)
-                staged.replace(place)
-        order = sorted(release.files, key=lambda path: last.index(path) if path in last else -1)
-        for path in order:
-            if path == MANIFEST:
-                self._delete(release)
-            self._write(self._folder / path, release.files[path])
+        self._write(self._bench / _PUBLISHING, _publishing(release))
+        try:
+            for record in release.shards:
+                staged = self._shards / record.shard
+                if staged.is_file():
+                    self._move(staged, record.shard)
+            order = sorted(release.files, key=lambda path: last.index(path) if path in last else -1)
+            for path in order:
+                if path == MANIFEST:
+                    self._delete(release)
+                # Written on the bench: a kill in mid-write leaves nothing at the final place.
+                self._write(self._bench / "files" / path, release.files[path])
+                self._move(self._bench / "files" / path, path)
+        except OSError as error:
+            raise disk_error(error, self._folder) from error
         return Published(str(self._folder.resolve()), "", str(self._folder))
+
+    def _move(self, staged: Path, path: str) -> None:
+        place = self._folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(place)
 
     def _delete(self, release: Release) -> None:
         for path in release.deletions:
@@ -242,3 +292,12 @@ class FolderStaging:
         with FileSink(path, path.name) as sink:
             sink.write(data)
             sink.finish()
+
+
+def _publishing(release: Release) -> bytes:
+    """What a publish is about to put in its place, for whoever finds it half done."""
+    listed = {
+        "shards": [[record.shard, record.size, record.sha256] for record in release.shards],
+        "files": {path: sha256(content).hexdigest() for path, content in release.files.items()},
+    }
+    return json.dumps(listed).encode()

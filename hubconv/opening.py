@@ -1,6 +1,8 @@
 """From words on the command line to opened ends, and the folder a run works in."""
 
+import glob
 import os
+import platform
 import shutil
 import tempfile
 from pathlib import Path
@@ -84,17 +86,21 @@ class Scratch:
     """
 
     def __init__(self, work_dir: str) -> None:
-        base = Path(work_dir) if work_dir else Path(tempfile.gettempdir()) / "hubconv-work"
-        self._base = base
-        self._mine = base / f"run-{os.getpid()}"
+        # Named after the user: on a shared machine everybody has a folder to write to.
+        default = Path(tempfile.gettempdir()) / f"hubconv-work-{os.getuid()}"
+        self._base = Path(work_dir) if work_dir else default
+        # A work folder may be shared by machines, and a process may run more than one conversion.
+        self._host = f"run-{platform.node()}-"
+        self._mine = self._base / "unmade"
 
     def __enter__(self) -> Path:
         try:
             self._base.mkdir(parents=True, exist_ok=True)
-            for left in self._base.glob("run-*"):
-                if not _alive(left.name.removeprefix("run-")):
+            for left in self._base.glob(f"{glob.escape(self._host)}*"):
+                if not _alive(left.name.removeprefix(self._host).partition(".")[0]):
                     shutil.rmtree(left, ignore_errors=True)
-            self._mine.mkdir(exist_ok=True)
+            mine = tempfile.mkdtemp(prefix=f"{self._host}{os.getpid()}.", dir=self._base)
+            self._mine = Path(mine)
         except OSError as error:
             raise ResourceError(
                 f"The work folder {self._base} cannot be used: {error.strerror}.",

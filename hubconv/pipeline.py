@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from hubconv.ends import Published, Source, Target
+from hubconv.ends import Published, Source, Target, UnitRecord
 from hubconv.engines import Stop, run_units
 from hubconv.errors import ConflictError, IntegrityError, ResourceError, UsageError
 from hubconv.folder import FolderTarget
@@ -22,7 +22,14 @@ from hubconv.progress import Progress, SilentProgress
 from hubconv.steps.decide import Recipe
 from hubconv.steps.facts import Report
 from hubconv.steps.plan import Plan, make_plan
-from hubconv.steps.publish import Telling, compose, foreign_files, other_source, preview_card
+from hubconv.steps.publish import (
+    Telling,
+    compose,
+    foreign_files,
+    other_source,
+    preview_card,
+    source_card,
+)
 from hubconv.steps.shards import Unit
 from hubconv.steps.verify import Sample, verify_staged, verify_tree
 from hubconv.version import __version__
@@ -122,7 +129,7 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
         source = open_source(request.source, request.revision, scratch)
         target = open_target(request, scratch)
         planned = make_plan(source, request.recipe, __version__)
-        for warning in planned.warnings:
+        for warning in (*planned.warnings, *source_card(source).notes):
             told.warn(warning)
         target.check(source.restricted)
         published = target.published(planned.plan_id)
@@ -153,7 +160,7 @@ class _Run:
         # Imported here and before the first byte: a missing device must not cost a download.
         from hubconv.kernels import choose
 
-        kernel = choose(self.request.device)
+        kernel = choose(self.request.device, self.request.workers)
         staging = self.target.stage(self.plan.plan_id)
         found = {
             shard: record
@@ -162,7 +169,9 @@ class _Run:
         }
         missing = [unit for unit in self.plan.units if unit.shard not in found]
         self._check_disk(missing)
-        self.progress.plan(len(self.plan.units), self.plan.source_bytes, len(found))
+        self.progress.plan(
+            len(self.plan.units), self.plan.source_bytes, len(found), self._read_for(found)
+        )
         self.progress.phase("Converting")
         bench = Bench(self.plan, self.source, staging, kernel, __version__, self._converted)
         made = run_units(bench, missing, self.request.workers, self.progress, self.stop)
@@ -187,6 +196,16 @@ class _Run:
             "published", self.plan, published, report, len(made), len(found),
             time.monotonic() - self.started,
         )  # fmt: skip
+
+    def _read_for(self, found: Mapping[str, UnitRecord]) -> int:
+        """Source bytes behind shards that an earlier run finished."""
+        return sum(
+            tensor.nbytes
+            for unit in self.plan.units
+            if unit.shard in found
+            for job in (*unit.jobs, *unit.tail)
+            for tensor in job.reads
+        )
 
     def _converted(self, source_bytes: int) -> None:
         self.progress.converted(source_bytes)

@@ -10,7 +10,7 @@ import click
 
 from hubconv.cli.convert import convert
 from hubconv.cli.demo import demo
-from hubconv.cli.failure import report_failure
+from hubconv.cli.failure import report_bug, report_failure, report_usage
 from hubconv.cli.hub import hub
 from hubconv.cli.plan import plan
 from hubconv.cli.verify import verify
@@ -64,14 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words:
         click.echo(group.get_help(click.Context(group, info_name="hubconv")), err=True)
         sys.exit(2)
+    as_json = "--json" in words
     try:
         code = group.main(words, prog_name="hubconv", standalone_mode=False)
     except HubconvError as error:
-        sys.exit(report_failure(error, as_json="--json" in words))
+        sys.exit(report_failure(error, as_json=as_json))
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        sys.exit(report_usage(error, as_json=as_json))
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted. Finished shards are kept; run the same command again.", err=True)
         sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - the last one to tell, without secrets in the text
+        sys.exit(report_bug(error, as_json=as_json))
     sys.exit(code if isinstance(code, int) else 0)

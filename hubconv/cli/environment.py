@@ -4,6 +4,16 @@ import logging
 import os
 import warnings
 
+from hubconv.cli.failure import without_secrets
+
+
+class _Discreet(logging.Formatter):
+    """Writes what libraries log without what could be used to log in, such as signed links."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as text."""
+        return without_secrets(super().format(record))
+
 
 def quiet_libraries(verbose: int = 0) -> None:
     """Keep the terminal for hubconv's own words, and telemetry off.
@@ -20,6 +30,8 @@ def quiet_libraries(verbose: int = 0) -> None:
     os.environ.setdefault("HF_XET_TELEMETRY_ENABLED", "0")
     level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Discreet("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger("hubconv").setLevel(level)
     for library in ("huggingface_hub", "httpx2", "hf_xet"):
         logging.getLogger(library).setLevel(logging.ERROR if verbose < 2 else level)

@@ -16,8 +16,17 @@ _SECRETS: Final = re.compile(
 )
 
 
+_TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUBCONV_SOURCE_TOKEN", "HF_OIDC_ID_TOKEN")
+
+BUG: Final = 1
+
+
 def without_secrets(text: str) -> str:
     """A text in which nothing can be used to log in."""
+    for name in _TOKENS:
+        token = os.environ.get(name, "").strip()
+        if token:
+            text = text.replace(token, "***")
     return _SECRETS.sub("***", text)
 
 
@@ -27,17 +36,40 @@ def report_failure(error: HubconvError, *, as_json: bool) -> int:
     HUBCONV_DEBUG=1 shows where it happened.
     """
     if as_json:
-        told = {
-            "status": "failed",
-            "error": type(error).__name__,
-            "exit_code": error.exit_code,
-            "what": without_secrets(error.what),
-            "next": without_secrets(error.next_step),
-        }
-        click.echo(json.dumps(told))
+        _tell_json(error, error.exit_code, error.what, error.next_step)
     click.echo(f"Error: {without_secrets(error.what)}", err=True)
     if error.next_step:
         click.echo(f"       {without_secrets(error.next_step)}", err=True)
     if os.environ.get("HUBCONV_DEBUG"):
         click.echo(without_secrets("".join(traceback.format_exception(error))), err=True)
     return error.exit_code
+
+
+def report_usage(error: click.ClickException, *, as_json: bool) -> int:
+    """Tell of a command line that click refuses and give its exit code."""
+    if as_json:
+        _tell_json(error, error.exit_code, error.format_message(), "")
+    error.show()
+    return error.exit_code
+
+
+def report_bug(error: Exception, *, as_json: bool) -> int:
+    """Tell of what nobody foresaw, with the place where it happened, and give its exit code."""
+    what = f"hubconv failed in a way it does not know: {type(error).__name__}: {error}"
+    next_step = "Finished shards are kept. Please report this with the lines above."
+    if as_json:
+        _tell_json(error, BUG, what, next_step)
+    click.echo(without_secrets("".join(traceback.format_exception(error))), err=True)
+    click.echo(f"Error: {without_secrets(what)}\n       {next_step}", err=True)
+    return BUG
+
+
+def _tell_json(error: Exception, exit_code: int, what: str, next_step: str) -> None:
+    told = {
+        "status": "failed",
+        "error": type(error).__name__,
+        "exit_code": exit_code,
+        "what": without_secrets(what),
+        "next": without_secrets(next_step),
+    }
+    click.echo(json.dumps(told))

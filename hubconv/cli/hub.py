@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from hubconv.errors import ResourceError, UsageError
+
 
 @click.command()
 @click.option(
@@ -25,9 +27,21 @@ def hub(root: Path, port: int, mode: str) -> None:
 
     Any Hub client can use it: set HF_ENDPOINT and HF_TOKEN as printed.
     """
-    from hubconv.embedded import serve
+    try:
+        from hubconv.embedded import serve
+    except ImportError as error:
+        raise UsageError(
+            f"The embedded Hub needs extra packages ({error.name}).",
+            'Install them: pip install "hubconv[demo]".',
+        ) from error
 
     def ready(endpoint: str) -> None:
         click.echo(f"export HF_ENDPOINT={endpoint} HF_TOKEN=hf_embedded_demo")
 
-    serve(root, port, "lfs" if mode == "lfs" else "xet", on_ready=ready)
+    try:
+        serve(root, port, "lfs" if mode == "lfs" else "xet", on_ready=ready)
+    except OSError as error:
+        raise ResourceError(
+            f"The embedded Hub cannot run on port {port} with {root}: {error.strerror or error}.",
+            "Name another --port (0 takes any) or another --root.",
+        ) from error

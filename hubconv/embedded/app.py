@@ -60,10 +60,11 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        exchange = _Exchange(scope, receive, send)
+        exchange = _Exchange(scope, receive, send, self._origin)
         if exchange.headers.get(INTERNAL_HEADER) == self._state.sign(INTERNAL_HEADER):
             await self._answer(exchange, exchange.send)
             return
+        exchange.served = self._served
         try:
             rule = self._faults.strike(exchange.method, exchange.path)
             if rule is None:
@@ -71,7 +72,7 @@ class App:
             else:
                 await self._misbehave(exchange, rule)
         finally:
-            self._served.add(exchange.record(self._origin))
+            exchange.log()
 
     async def _answer(self, exchange: "_Exchange", send: Send) -> None:
         try:
@@ -148,8 +149,9 @@ class App:
 class _Exchange:
     """A request and its answer on the wire, counted."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, origin: str) -> None:
         self.scope = scope
+        self.served: ServedLog | None = None
         self.method: str = scope["method"]
         self.path: str = scope["raw_path"].decode("ascii", "replace")
         self.query: str = scope["query_string"].decode("ascii", "replace")
@@ -158,12 +160,16 @@ class _Exchange:
             for name, value in scope["headers"]
         }
         self.kind = "other"
-        self._receive, self._send = receive, send
+        self._receive, self._send, self._origin = receive, send, origin
         self._has_more = True
         self._status = self._received = self._sent = self._bytes_per_s = 0
+        self._expected: int | None = None
 
-    def record(self, origin: str) -> Served:
-        return Served(
+    def log(self) -> None:
+        """Log the request once, before its last byte leaves: nobody shall count too early."""
+        if self.served is None:
+            return
+        record = Served(
             method=self.method,
             path=self.path,
             query=self.query,
@@ -171,10 +177,12 @@ class _Exchange:
             status=self._status,
             received_bytes=self._received,
             sent_bytes=self._sent,
-            origin=origin,
+            origin=self._origin,
             user_agent=self.headers.get("user-agent", ""),
             range=self.headers.get("range", ""),
         )
+        self.served.add(record)
+        self.served = None
 
     def throttle(self, bytes_per_s: int) -> None:
         self._bytes_per_s = bytes_per_s
@@ -193,6 +201,9 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            self._expected = self._body_size(message)
+            if self._expected == 0:
+                self.log()
             await self._send(message)
             return
         body = message.get("body", b"")
@@ -202,8 +213,16 @@ class _Exchange:
             is_last = at + step >= len(body)
             more = message.get("more_body", False) or not is_last
             self._sent += len(piece)
+            if not more or self._sent == self._expected:
+                self.log()
             await self._send({"type": message["type"], "body": piece, "more_body": more})
             await self._wait_for_rate(len(piece))
+
+    def _body_size(self, start: Message) -> int | None:
+        if self.method == "HEAD":
+            return 0
+        sizes = (value for name, value in start["headers"] if name.lower() == b"content-length")
+        return next((int(value) for value in sizes), None)
 
     async def blocks(self) -> AsyncIterator[bytes]:
         """The body in blocks of about a mebibyte."""

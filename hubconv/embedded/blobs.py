@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,42 +88,34 @@ class BlobStore:
             raise Refusal(400, f"The content's sha256 is {actual}, not {sha256}.")
         self._settle(incoming.path, self.large_path(sha256))
 
-    def part_path(self, upload_id: str, number: int) -> Path:
-        """Where one part of a multipart upload waits for the others."""
-        return self.incoming_root / upload_id / f"{number:06d}"
-
     def keep_part(self, incoming: Incoming, upload_id: str, number: int) -> str:
-        """Keep one part of a multipart upload; the answer is its ETag."""
+        """Keep one part of a multipart upload until the others are here; the answer is its ETag."""
         incoming.close()
-        self._settle(incoming.path, self.part_path(upload_id, number))
-        return incoming.sha256.hexdigest()
+        etag = incoming.sha256.hexdigest()
+        self._settle(incoming.path, self._part_path(upload_id, number, etag))
+        return etag
 
-    def join_parts(self, upload_id: str, sha256: str, etags: list[tuple[int, str]]) -> int:
-        """Make a large file out of its parts; the answer is its size in bytes.
+    def join_parts(self, upload_id: str, sha256: str, etags: list[tuple[int, str]]) -> None:
+        """Make a large file out of its parts.
 
         Raises:
-            Refusal: A part is missing, has changed, or the whole has another hash.
+            Refusal: A part is missing, has another ETag, or the whole has another hash.
         """
         if [number for number, _ in etags] != list(range(1, len(etags) + 1)):
             raise Refusal(400, "The parts are not numbered 1, 2, 3 and so on.")
         with self.incoming() as whole:
             for number, etag in etags:
-                self._append_part(whole, self.part_path(upload_id, number), etag)
+                part = self._part_path(upload_id, number, etag.strip('"'))
+                if not part.exists():
+                    raise Refusal(400, f"Part {number} with ETag {etag} was not uploaded.")
+                with part.open("rb") as file:
+                    while block := file.read(BLOCK_BYTES):
+                        whole.write(block)
             self.keep_large(whole, sha256)
-        for number, _ in etags:
-            self.part_path(upload_id, number).unlink(missing_ok=True)
-        return whole.size
+        shutil.rmtree(self.incoming_root / upload_id, ignore_errors=True)
 
-    def _append_part(self, whole: Incoming, part: Path, etag: str) -> None:
-        if not part.exists():
-            raise Refusal(400, f"Part {int(part.name)} was not uploaded.")
-        seen = hashlib.sha256()
-        with part.open("rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                seen.update(block)
-                whole.write(block)
-        if seen.hexdigest() != etag.strip('"'):
-            raise Refusal(400, f"The ETag of part {int(part.name)} is not the one we gave.")
+    def _part_path(self, upload_id: str, number: int, etag: str) -> Path:
+        return self.incoming_root / upload_id / f"{number:06d}-{Path(etag).name}"
 
     def _settle(self, source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """Large files by the LFS protocol: the batch, uploads whole or in parts, what is held."""
 
 import json
-import shutil
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -52,9 +51,7 @@ def complete(call: Call) -> Response:
     if sha256 != call.query["oid"]:
         raise Refusal(400, "The parts were uploaded for another file.")
     parts = sorted((int(part["partNumber"]), str(part["etag"])) for part in wish.get("parts") or [])
-    upload = call.query["upload"]
-    call.state.blobs.join_parts(upload, sha256, parts)
-    shutil.rmtree(call.state.blobs.part_path(upload, 1).parent, ignore_errors=True)
+    call.state.blobs.join_parts(call.query["upload"], sha256, parts)
     repo = call.state.catalog.find_by_key(call.query["repo"])
     _hold(call, repo, sha256)
     return json_answer({"success": True})

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from hubconv.errors import ConflictError, HubconvError, NotAllowedError, SourceError, TemporaryError
-from hubconv.hub.compat import httpx, limit_waiting, status_of
+from hubconv.hub.compat import httpx, limit_waiting, parse_ratelimit_headers, status_of
 
 Result = TypeVar("Result")
 
@@ -35,7 +35,8 @@ TRIES: Final = 6
 LONGEST_WAIT_S: Final = 60.0
 MOVED: Final = 412
 REFUSED: Final = (401, 403)
-BUSY: Final = (408, 425, 429, 500, 502, 503, 504)
+BUSY: Final = (408, 425, 429)
+SERVER_FAULT: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +94,16 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, HubconvError):
         return isinstance(error, TemporaryError)
     if isinstance(error, HfHubHTTPError):
-        return status_of(error) in BUSY
+        return status_of(error) in BUSY or status_of(error) >= SERVER_FAULT
     # A gateway's HTML page where JSON was promised surfaces as a decoding error.
     return isinstance(
         error, httpx.TransportError | ConnectionError | TimeoutError | json.JSONDecodeError
     )
+
+
+def is_engine_fault(error: BaseException) -> bool:
+    """Whether hf_xet or hf_transfer failed: they raise plain errors whatever the cause was."""
+    return type(error) in {RuntimeError, Exception} or type(error).__module__ == "hf_xet"
 
 
 def pause(error: BaseException, attempt: int) -> float:
@@ -111,15 +117,20 @@ def pause(error: BaseException, attempt: int) -> float:
 
 def _retry_after(error: BaseException) -> float | None:
     response = getattr(error, "response", None)
-    text = response.headers.get("retry-after") if response is not None else None
-    if text is None:
+    if response is None:
         return None
+    text = response.headers.get("retry-after")
+    if text is None:
+        rate = parse_ratelimit_headers(response.headers)
+        return rate.reset_in_seconds + 1.0 if rate is not None and not rate.remaining else None
     if text.strip().isdigit():
         return float(text)
     try:
         moment = email.utils.parsedate_to_datetime(text)
     except ValueError:
         return None
+    if moment.tzinfo is None:  # -0000 stands for a UTC of unknown place
+        moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 

@@ -57,15 +57,23 @@ class Commits:
             create_pr=create_pr,
         )
 
-    def published(self, revision: str, plan_id: str) -> str | None:
-        """The commit of a branch that published a plan, if its recent log holds one."""
+    def published(self, revision: str, plan_id: str, since: str = "") -> str | None:
+        """The commit of a branch that published a plan, if no other plan was published after it.
+
+        Args:
+            revision: The branch.
+            plan_id: The plan.
+            since: A commit of the branch: only what came after it counts.
+        """
 
         def search() -> str | None:
             log = self._client.api.list_repo_commits(self._repo, revision=revision)
             for commit in log[:LOG_DEPTH]:
+                if commit.commit_id == since:
+                    return None
                 told = f"{commit.title}\n{commit.message}"
-                if f"{TRAILER}{plan_id}" in told and not commit.title.startswith(STAGED):
-                    return str(commit.commit_id)
+                if TRAILER in told and not commit.title.startswith(STAGED):
+                    return str(commit.commit_id) if f"{TRAILER}{plan_id}" in told else None
             return None
 
         return self._client.call(f"Reading the log of {self._repo}", search)

@@ -11,7 +11,11 @@ from typing import Final
 import httpx2 as httpx
 from huggingface_hub import CommitOperationAdd, HfApi, get_session, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils._http import default_client_factory, hf_raise_for_status
+from huggingface_hub.utils._http import (
+    default_client_factory,
+    hf_raise_for_status,
+    parse_ratelimit_headers,
+)
 from huggingface_hub.utils._xet import XetFileData, refresh_xet_connection_info
 
 __all__ = [
@@ -20,9 +24,11 @@ __all__ = [
     "finished_upload",
     "get_session",
     "headers_of",
+    "headers_towards",
     "hf_raise_for_status",
     "httpx",
     "limit_waiting",
+    "parse_ratelimit_headers",
     "refresh_xet_connection_info",
     "sha256_of",
     "speaks_xet",
@@ -51,6 +57,11 @@ def limit_waiting() -> None:
 def headers_of(api: HfApi) -> dict[str, str]:
     """Request headers with the token as it is now: a renewed token is picked up."""
     return api._build_hf_headers()
+
+
+def headers_towards(api: HfApi, location: str) -> dict[str, str]:
+    """Request headers for a link; one that leads away from the Hub is not shown the token."""
+    return headers_of(api) if location.startswith(f"{api.endpoint}/") else {}
 
 
 def validate_card(api: HfApi, card: str) -> None:

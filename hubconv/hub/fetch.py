@@ -8,7 +8,8 @@ brought the bytes, their sha256 must be the one the tree of the pinned commit na
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,11 +18,21 @@ from huggingface_hub.file_download import HfFileMetadata
 
 from hubconv.ends import FileEntry
 from hubconv.errors import HubconvError, IntegrityError, TemporaryError
-from hubconv.hub.client import TRIES, HubClient, explain, is_passing, pause
+from hubconv.hub.client import (
+    REFUSED,
+    TRIES,
+    HubClient,
+    explain,
+    is_engine_fault,
+    is_passing,
+    pause,
+)
 from hubconv.hub.compat import (
     get_session,
     headers_of,
+    headers_towards,
     hf_raise_for_status,
+    httpx,
     refresh_xet_connection_info,
 )
 
@@ -39,6 +50,10 @@ class Links(Protocol):
 
     def link(self, path: str) -> HfFileMetadata:
         """Location, size and storage of a file of the pinned commit."""
+        ...
+
+    def forget(self, path: str) -> None:
+        """Ask anew the next time."""
         ...
 
 
@@ -65,12 +80,17 @@ def fetch_file(client: HubClient, links: Links, entry: FileEntry, slot: Path) ->
             return Fetched(slot, engine, time.monotonic() - started)
         slot.unlink(missing_ok=True)
         if attempt == GIVE_UP_AFTER:
-            raise IntegrityError(
-                f"{entry.path} arrived with sha256 {sha256}; the Hub names {entry.sha256}.",
-                "The file or the line is damaged; nothing of it was used. Run again, and if it "
-                "repeats tell the source's publisher.",
-            )
+            raise wrong_hash(entry.path, sha256, entry.sha256)
     raise TemporaryError(f"{entry.path} was not tried.")
+
+
+def wrong_hash(path: str, found: str, wanted: str) -> IntegrityError:
+    """What is said of a file whose content is not what the tree names."""
+    return IntegrityError(
+        f"{path} arrived with hash {found}; the Hub names {wanted}.",
+        "The file or the line is damaged; nothing of it was used. Run again, and if it repeats "
+        "tell the source's publisher.",
+    )
 
 
 Engine = Callable[[HubClient, HfFileMetadata, FileEntry, Path], str]
@@ -95,32 +115,40 @@ def _bring(client: HubClient, links: Links, entry: FileEntry, slot: Path) -> tup
             name, engine = engines[0] if attempt <= 2 or len(engines) == 1 else engines[1]
             return name, engine(client, metadata, entry, slot)
         except Exception as error:
-            if not (is_passing(error) or _is_engine_fault(error)) or attempt == TRIES:
+            if not (is_passing(error) or is_engine_fault(error)):
                 raise explain(error, what) from error
+            if attempt == TRIES:
+                raise TemporaryError(
+                    f"{what} failed {TRIES} times: {error}.",
+                    "Finished shards are kept; run the same command again later.",
+                ) from error
+            links.forget(entry.path)
             client.wait(pause(error, attempt))
     raise TemporaryError(f"{what}: not tried.")
 
 
-def _is_engine_fault(error: BaseException) -> bool:
-    """hf_xet and hf_transfer report every failure as a plain RuntimeError or Exception."""
-    return type(error) in {RuntimeError, Exception}
+@contextmanager
+def opened(client: HubClient, location: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    """The answer of a link, its body not yet read.
 
-
-def _auth(client: HubClient, location: str) -> dict[str, str]:
-    # A signed link on another host must not be shown the token.
-    return headers_of(client.api) if location.startswith(client.api.endpoint) else {}
+    Raises:
+        TemporaryError: A signed link has grown old.
+    """
+    sent = {"accept-encoding": "identity", **headers, **headers_towards(client.api, location)}
+    with get_session().stream("GET", location, headers=sent) as response:
+        if response.status_code in REFUSED and not location.startswith(f"{client.api.endpoint}/"):
+            raise TemporaryError(f"a download link was refused ({response.status_code})")
+        hf_raise_for_status(response)
+        yield response
 
 
 def _http(client: HubClient, metadata: HfFileMetadata, entry: FileEntry, slot: Path) -> str:
     """One connection; what is in the slot already is kept and hashed, the rest asked for."""
     digest = hashlib.sha256()
     have = _hash_present(slot, entry.size, digest)
-    headers = {"accept-encoding": "identity", **_auth(client, metadata.location)}
-    if have:
-        headers["range"] = f"bytes={have}-"
+    headers = {"range": f"bytes={have}-"} if have else {}
     if have < entry.size:
-        with get_session().stream("GET", metadata.location, headers=headers) as response:
-            hf_raise_for_status(response)
+        with opened(client, metadata.location, headers) as response:
             if have and response.status_code != PARTIAL_CONTENT:
                 digest, have = hashlib.sha256(), 0
             with slot.open("r+b" if have else "wb") as file:
@@ -159,7 +187,7 @@ def _parallel(client: HubClient, metadata: HfFileMetadata, entry: FileEntry, slo
             CONNECTION_BYTES,
             parallel_failures=CONNECTIONS - 1,
             max_retries=5,
-            headers=_auth(client, metadata.location),
+            headers=headers_towards(client.api, metadata.location),
         )
     except Exception:
         # What it leaves has holes; the next engine must not resume from it.

@@ -15,7 +15,7 @@ from hubconv.ends import Published, Release
 from hubconv.errors import ConflictError, TemporaryError
 from hubconv.hub.client import MOVED, TRIES, HubClient, explain, is_passing, pause
 from hubconv.hub.commits import TRAILER, Commits, Operation
-from hubconv.hub.compat import status_of
+from hubconv.hub.compat import finished_upload, status_of
 
 MAIN: Final = "main"
 
@@ -32,6 +32,8 @@ class Publisher:
         create_pr: Publish to a pull request instead of main.
         tag: Tag the publish commit.
         public_after: Make the repository public once the release is on main.
+        base: The commit of main that the release was composed for; empty where nothing is
+            published.
     """
 
     client: HubClient
@@ -39,6 +41,7 @@ class Publisher:
     create_pr: bool
     tag: bool
     public_after: bool
+    base: str = ""
 
     def publish(self, release: Release, staging_commit: str, add: AddFile) -> Published:
         """One commit with every shard copied from a commit of the staging branch.
@@ -51,7 +54,7 @@ class Publisher:
         Raises:
             ConflictError: Main received something else meanwhile.
         """
-        done = self.found(release.plan_id) or self._once(release, staging_commit, add)
+        done = self._made(release.plan_id) or self._once(release, staging_commit, add)
         self.close(release.plan_id, done)
         return done
 
@@ -76,32 +79,37 @@ class Publisher:
 
     def _once(self, release: Release, staging_commit: str, add: AddFile) -> Published:
         commits = Commits(self.client, self.repo)
-        base = commits.head(MAIN)
         message = f"{release.title}\n\n{TRAILER}{release.plan_id}"
         what = f"Publishing {self.repo}"
         for attempt in range(1, TRIES + 1):
             operations = _operations(release, staging_commit, add)
             try:
-                done = commits.commit(operations, message, MAIN, base, create_pr=self.create_pr)
+                done = commits.commit(
+                    operations, message, MAIN, self.base, create_pr=self.create_pr
+                )
             except Exception as error:  # noqa: BLE001 - sorted out in _after_error
-                found = self._after_error(error, attempt, base, what, release.plan_id)
+                found = self._after_error(error, attempt, what, release.plan_id)
                 if found is not None:
                     return found
             else:
                 return self._published(done)
+            finally:
+                for operation in operations:
+                    if isinstance(operation, CommitOperationAdd):
+                        finished_upload(operation)
         raise TemporaryError(f"{what} was not tried.")
 
     def _after_error(
-        self, error: Exception, attempt: int, base: str, what: str, plan_id: str
+        self, error: Exception, attempt: int, what: str, plan_id: str
     ) -> Published | None:
         """After a failed or doubtful commit: it was made (returned), may be repeated, or not."""
         if not is_passing(error) and status_of(error) != MOVED:
             raise explain(error, what) from error
         self.client.wait(pause(error, attempt))
-        found = self.found(plan_id)
+        found = self._made(plan_id)
         if found is not None:
             return found
-        if Commits(self.client, self.repo).head(MAIN) != base:
+        if Commits(self.client, self.repo).head(MAIN) != self.base:
             raise ConflictError(
                 f"Main of {self.repo} received another commit while this run worked.",
                 "Nothing was published and every shard is kept: look at that commit, then run the "
@@ -111,11 +119,15 @@ class Publisher:
             raise explain(error, what) from error
         return None
 
-    def found(self, plan_id: str) -> Published | None:
+    def _made(self, plan_id: str) -> Published | None:
+        """The publish of a plan on top of our base: what an earlier one made is another matter."""
+        return self.found(plan_id, self.base)
+
+    def found(self, plan_id: str, since: str = "") -> Published | None:
         """The publish of a plan, if there is one: told by the log, never from memory."""
         commits = Commits(self.client, self.repo)
         if not self.create_pr:
-            commit = commits.published(MAIN, plan_id)
+            commit = commits.published(MAIN, plan_id, since)
             return Published(self.repo, commit, self._url()) if commit else None
         api = self.client.api
         for request in self.client.call(

@@ -1,5 +1,6 @@
 """A Hub repository as source: pinned to one commit, read by range, shards fetched into slots."""
 
+import hashlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,14 +16,14 @@ from hubconv.ends import FileEntry, ShardBytes
 from hubconv.errors import IntegrityError, ResourceError, SourceError, TemporaryError
 from hubconv.files import PositionedFile
 from hubconv.hub.client import HubClient
-from hubconv.hub.compat import get_session, headers_of, hf_raise_for_status
-from hubconv.hub.fetch import fetch_file
+from hubconv.hub.compat import headers_of
+from hubconv.hub.fetch import GIVE_UP_AFTER, fetch_file, opened, wrong_hash
 
 LINK_LIFETIME_S: Final = 20 * 60
 """Signed links are asked for anew after this time; they live about an hour."""
 
 PARTIAL_CONTENT: Final = 206
-SMALL_BYTES: Final = 64 * 1024
+SHA256_DIGITS: Final = 64
 
 
 class HubSource:
@@ -80,24 +81,36 @@ class HubSource:
         }
 
     def read(self, path: str, begin: int, end: int) -> bytes:
-        """Bytes [begin, end) of a file, by one ranged request."""
+        """Bytes [begin, end) of a file, by one ranged request; a whole file is checked.
+
+        Raises:
+            IntegrityError: The file has another hash than the tree names, twice.
+        """
         what = f"Reading {path} of {self._repo}"
-        return self._client.call(what, lambda: self._range(path, begin, end))
+        entry = self._files.get(path)
+        wanted = (entry.sha256 or entry.stamp) if entry and end - begin == entry.size else ""
+        found = ""
+        for _ in range(GIVE_UP_AFTER):
+            data = self._client.call(what, lambda: self._range(path, begin, end))
+            found = _hash_like(wanted, data)
+            if found == wanted:
+                return data
+        raise wrong_hash(path, found, wanted)
 
     def _range(self, path: str, begin: int, end: int) -> bytes:
         if end <= begin:
             return b""
-        link = self.link(path)
-        headers = {"range": f"bytes={begin}-{end - 1}", "accept-encoding": "identity"}
-        if link.location.startswith(self._client.api.endpoint):
-            headers |= headers_of(self._client.api)
+        try:
+            return self._ranged(path, begin, end)
+        except Exception:
+            self.forget(path)
+            raise
+
+    def _ranged(self, path: str, begin: int, end: int) -> bytes:
+        headers = {"range": f"bytes={begin}-{end - 1}"}
         pieces: list[bytes] = []
         length = 0
-        with get_session().stream("GET", link.location, headers=headers) as response:
-            if response.is_error:
-                response.read()
-                self._links.pop(path, None)
-            hf_raise_for_status(response)
+        with opened(self._client, self.link(path).location, headers) as response:
             if response.status_code != PARTIAL_CONTENT and begin > 0:
                 raise SourceError(
                     f"The server of {path} does not serve ranges (answered {response.status_code})."
@@ -112,6 +125,10 @@ class HubSource:
         if len(data) < end - begin:
             raise TemporaryError(f"{path}: {len(data)} of {end - begin} bytes came.")
         return data
+
+    def forget(self, path: str) -> None:
+        """Ask anew for the link of a file the next time."""
+        self._links.pop(path, None)
 
     def link(self, path: str) -> HfFileMetadata:
         """Where the bytes of a file are, and how they are stored; remembered for a while."""
@@ -153,3 +170,13 @@ class HubSource:
             ) from error
         finally:
             slot.unlink(missing_ok=True)
+
+
+def _hash_like(wanted: str, data: bytes) -> str:
+    """The hash of a file, of the kind that a tree names for it: sha256 or git's own."""
+    if not wanted:
+        return ""
+    if len(wanted) == SHA256_DIGITS:
+        return hashlib.sha256(data).hexdigest()
+    named = b"blob %d\0" % len(data)
+    return hashlib.sha1(named + data, usedforsecurity=False).hexdigest()

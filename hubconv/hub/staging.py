@@ -11,19 +11,27 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from huggingface_hub import CommitOperationAdd
-from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.errors import BadRequestError, RevisionNotFoundError
 
 from hubconv.ends import JOURNAL, Published, Release, Sink, Source, StagedFile, UnitRecord
-from hubconv.errors import IntegrityError, TemporaryError
+from hubconv.errors import ConflictError, HubconvError, IntegrityError, TemporaryError
 from hubconv.files import FileSink
-from hubconv.hub.client import MOVED, TRIES, HubClient, explain, is_passing, pause
+from hubconv.hub.client import (
+    MOVED,
+    TRIES,
+    HubClient,
+    explain,
+    is_engine_fault,
+    is_passing,
+    pause,
+)
 from hubconv.hub.commits import TRAILER, Commits
 from hubconv.hub.compat import addition, finished_upload, sha256_of, speaks_xet, status_of
 from hubconv.hub.publisher import Publisher
@@ -34,6 +42,9 @@ GROUP_SECONDS: Final = 600.0
 """The Hub allows few commits an hour: shards are committed in groups."""
 
 
+BRANCHES: Final = "hubconv/"
+
+
 def note_path(plan_id: str) -> str:
     """Where a run notes how it began, on the staging branch."""
     return f"{JOURNAL}/{plan_id}/journal.json"
@@ -41,7 +52,7 @@ def note_path(plan_id: str) -> str:
 
 def branch_of(plan_id: str) -> str:
     """The staging branch of a plan."""
-    return f"hubconv/{plan_id}"
+    return f"{BRANCHES}{plan_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +132,12 @@ class HubStaging:
                 self._client.api.preupload_lfs_files(
                     self._repo, [operation], revision=self._branch, free_memory=False
                 )
+            except RevisionNotFoundError as error:
+                raise self._gone() from error
+            except Exception as error:
+                if is_engine_fault(error):
+                    raise TemporaryError(f"hf_xet says: {error}") from error
+                raise
             finally:
                 finished_upload(operation)
             return operation
@@ -160,13 +177,21 @@ class HubStaging:
                 CommitOperationAdd(path, record.to_json().encode()),
             ]
         count = len(self._pending)
-        message = f"Stage {count} shard{'s' if count > 1 else ''}\n\n{TRAILER}{self._plan_id}"
         last = self._pending[-1]
-        self._commit_on_staging(operations, message, last)
+        message = f"Stage {count} shard{'s' if count > 1 else ''}\n\n{TRAILER}{self._plan_id}"
+        self._commit_on_staging(operations, message, lambda: self._shows(last))
         for record in self._pending:
             del self._uploaded[record.shard]
         self._pending.clear()
         self._last_commit = time.monotonic()
+
+    def begin(self) -> None:
+        """Note how this run began before anything else, for a run after a kill."""
+        self._commit_on_staging(
+            [self._note()],
+            f"Stage the journal\n\n{TRAILER}{self._plan_id}",
+            lambda: note_path(self._plan_id) in self._staging_view().files(),
+        )
 
     def _note(self) -> CommitOperationAdd:
         """What a later run, on another machine, must know of how this one began."""
@@ -174,28 +199,47 @@ class HubStaging:
         return CommitOperationAdd(note_path(self._plan_id), json.dumps(note).encode())
 
     def _commit_on_staging(
-        self, operations: Sequence[CommitOperationAdd], message: str, last: UnitRecord
+        self, operations: Sequence[CommitOperationAdd], message: str, made: Callable[[], bool]
     ) -> None:
         what = f"Committing to {self._branch} of {self._repo}"
         for attempt in range(1, TRIES + 1):
-            head = self._commits.head(self._branch)
             try:
+                head = self._commits.head(self._branch)
                 self._commits.commit(operations, message, self._branch, head)
             except Exception as error:
                 if attempt == TRIES or not (is_passing(error) or status_of(error) == MOVED):
-                    raise explain(error, what) from error
+                    raise self._explain(error, what) from error
                 self._client.wait(pause(error, attempt))
                 # The answer may have been lost after the commit was made.
-                entry = self._staging_view().files().get(last.shard)
-                if entry is not None and entry.sha256 == last.sha256 and self._noted(last):
+                if made():
                     return
             else:
                 return
         raise TemporaryError(f"{what} was not tried.")
 
-    def _noted(self, record: UnitRecord) -> bool:
-        path = f"{JOURNAL}/{self._plan_id}/units/{record.shard}.json"
-        return path in self._staging_view().files()
+    def _shows(self, record: UnitRecord) -> bool:
+        """Whether the branch holds a record and the shard it speaks of."""
+        files = self._staging_view().files()
+        entry = files.get(record.shard)
+        noted = f"{JOURNAL}/{self._plan_id}/units/{record.shard}.json" in files
+        return noted and entry is not None and entry.sha256 == record.sha256
+
+    def _explain(self, error: Exception, what: str) -> HubconvError:
+        if isinstance(error, RevisionNotFoundError):
+            return self._gone()
+        if isinstance(error, BadRequestError):
+            return TemporaryError(
+                f"{what}: the Hub has lost shards that were uploaded to it ({error}).",
+                "Run the same command again: they are made anew, and none that is committed.",
+            )
+        return explain(error, what)
+
+    def _gone(self) -> ConflictError:
+        return ConflictError(
+            f"The staging branch {self._branch} of {self._repo} is gone: another run has published "
+            "this plan or removed the branch.",
+            "Run the same command again: it looks at what is published first.",
+        )
 
     def view(self) -> Source:
         """The staging branch, for reading back."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from hubconv.ends import MANIFEST, FileEntry, Published, Source
 from hubconv.errors import NotAllowedError, SourceError
@@ -14,7 +14,7 @@ from hubconv.hub.client import HubClient
 from hubconv.hub.compat import validate_card
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.source import HubSource
-from hubconv.hub.staging import HubStaging, branch_of, note_path
+from hubconv.hub.staging import BRANCHES, HubStaging, branch_of, note_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ class HubTarget:
         self._repo = repo
         self._options = options
         self._work_dir = work_dir
-        self._make_private = options.private
+        self._make_private = bool(options.private)
+        self._there = False
         self._seen: Source | None = None
 
     @property
@@ -67,16 +68,23 @@ class HubTarget:
                 return False
             return True
 
-        return self._client.call(f"Looking for {self._repo}", ask)
+        self._there = self._there or self._client.call(f"Looking for {self._repo}", ask)
+        return self._there
 
     def view(self, revision: str = "") -> Source:
-        """What main, or another revision, holds now."""
+        """A revision; or main as it was when this run first looked.
+
+        A release is composed from that state of main and replaces no other: what somebody commits
+        meanwhile is a conflict, never overwritten.
+        """
+        return self._at(revision) if revision else self._main()
+
+    def _at(self, revision: str) -> Source:
         return HubSource(self._client, self._repo, revision, self._work_dir / "slots")
 
     def _main(self) -> Source:
-        """Main as it was when this run first looked."""
         if self._seen is None:
-            self._seen = self.view()
+            self._seen = self._at("")
         return self._seen
 
     def files(self) -> Mapping[str, FileEntry]:
@@ -104,7 +112,7 @@ class HubTarget:
             return None
         try:
             manifest = json.loads(view.read(MANIFEST, 0, entry.size))
-        except (ValueError, EntryNotFoundError):
+        except ValueError:
             return None
         return manifest if isinstance(manifest, dict) else None
 
@@ -117,20 +125,21 @@ class HubTarget:
         api = self._client.api
         user = self._client.call("Asking the Hub who you are", api.whoami)
         public = self._options.private is False
+        self._make_private = bool(restricted) if self._options.private is None else not public
+        way = "Make the target private (--private)"
         if self._exists():
             self._client.call(
                 f"Checking the right to write to {self._repo}",
                 lambda: api.auth_check(self._repo, write=True),
             )
             public = self._main().restricted == ""
+            way = "Make the target private in its settings on the Hub"
         else:
             self._check_namespace(user)
-            self._make_private = bool(restricted) if self._options.private is None else not public
         if restricted and public and not self._options.allow_public:
             raise NotAllowedError(
                 f"The source is {restricted}, but {self._repo} is or would be public.",
-                "Make the target private (--private), or if its licence and owner allow it say "
-                "--allow-publish-private.",
+                f"{way}, or if its licence and owner allow it say --allow-publish-private.",
             )
 
     def _check_namespace(self, user: Mapping[str, Any]) -> None:
@@ -151,16 +160,19 @@ class HubTarget:
         Raises:
             SourceError: The Hub would refuse it.
         """
-        try:
-            self._client.call("Validating the card", lambda: validate_card(self._client.api, card))
-        except Exception as error:
-            cause = error.__cause__
-            if isinstance(cause, ValueError):
+
+        def validate() -> None:
+            try:
+                validate_card(self._client.api, card)
+            except json.JSONDecodeError:
+                raise  # a gateway's page in place of an answer says nothing about the card
+            except ValueError as error:
                 raise SourceError(
-                    f"The Hub would refuse the card: {cause}",
+                    f"The Hub would refuse the card: {error}",
                     "Check the licence fields of the source's card.",
                 ) from error
-            raise
+
+        self._client.call("Validating the card", validate)
 
     def stage(self, plan_id: str) -> HubStaging:
         """Create the repository and the staging branch where they are missing."""
@@ -172,29 +184,46 @@ class HubTarget:
                 f"Creating {self._repo}",
                 lambda: api.create_repo(self._repo, private=True, exist_ok=True),
             )
-        publisher = self._publisher(make_public=self._begins_public(plan_id, new=new))
-        return HubStaging(self._client, self._repo, plan_id, self._work_dir, publisher)
+            self._there = True
+        make_public = self._begins_public(plan_id, new=new)
+        publisher = self._publisher(make_public=make_public, base=self._main().commit)
+        staging = HubStaging(self._client, self._repo, plan_id, self._work_dir, publisher)
+        if new and make_public:
+            staging.begin()
+        return staging
 
-    def _publisher(self, *, make_public: bool) -> Publisher:
+    def _publisher(self, *, make_public: bool, base: str = "") -> Publisher:
         return Publisher(
             self._client,
             self._repo,
             create_pr=self._options.create_pr,
             tag=self._options.tag,
             public_after=make_public,
+            base=base,
         )
 
     def _begins_public(self, plan_id: str, *, new: bool) -> bool:
-        """Whether the repository is to become public: it is new, or a killed run made it."""
-        if new or self.files().keys() <= {".gitattributes"}:
+        """Whether the repository is to become public: it is new, or a killed run made it.
+
+        A repository that somebody made by hand keeps the visibility it was given.
+        """
+        if new or self._make_private:
             return not self._make_private
-        return bool(self._note(plan_id).get("make_public"))
+        plans = {plan_id}
+        if self.manifest() is None:  # perhaps begun for an older commit of the source
+            plans |= {name.removeprefix(BRANCHES) for name in self._staging_branches()}
+        return any(self._note(plan).get("make_public") is True for plan in plans)
+
+    def _staging_branches(self) -> set[str]:
+        refs = self._client.call(
+            f"Listing branches of {self._repo}",
+            lambda: self._client.api.list_repo_refs(self._repo),
+        )
+        return {branch.name for branch in refs.branches if branch.name.startswith(BRANCHES)}
 
     def _note(self, plan_id: str) -> Mapping[str, Any]:
         try:
-            staged = HubSource(
-                self._client, self._repo, branch_of(plan_id), self._work_dir / "slots"
-            )
+            staged = self._at(branch_of(plan_id))
             path = note_path(plan_id)
             note = json.loads(staged.read(path, 0, staged.files()[path].size))
         except (SourceError, KeyError, ValueError):
@@ -203,14 +232,11 @@ class HubTarget:
 
     def tidy(self, plan_id: str) -> None:
         """Finish what a run killed after its publish left undone."""
-        api = self._client.api
-        refs = self._client.call(
-            f"Listing branches of {self._repo}", lambda: api.list_repo_refs(self._repo)
-        )
-        if branch_of(plan_id) not in {branch.name for branch in refs.branches}:
+        if branch_of(plan_id) not in self._staging_branches():
             return
-        publisher = self._publisher(make_public=bool(self._note(plan_id).get("make_public")))
-        done = publisher.found(plan_id)
+        make_public = not self._make_private and self._note(plan_id).get("make_public") is True
+        publisher = self._publisher(make_public=make_public)
+        done = self.published(plan_id)
         if done is not None:
             publisher.close(plan_id, done)
             HubStaging(self._client, self._repo, plan_id, self._work_dir, publisher).discard()

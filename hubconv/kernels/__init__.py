@@ -37,11 +37,12 @@ class Kernel(Protocol):
         ...
 
 
-def choose(device: str) -> Kernel:
+def choose(device: str, workers: int = 1) -> Kernel:
     """The kernel for a device.
 
     Args:
         device: `auto`, `cpu`, or `cuda:N`.
+        workers: Threads that will use it at the same time; the CPU's cores are divided among them.
 
     Raises:
         ResourceError: The device does not exist here.
@@ -50,4 +51,4 @@ def choose(device: str) -> Kernel:
     # Here, because torch takes seconds to import.
     from hubconv.kernels.reference import ReferenceKernel
 
-    return ReferenceKernel(device)
+    return ReferenceKernel(device, workers)

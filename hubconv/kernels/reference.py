@@ -1,5 +1,6 @@
 """The reference kernel: torch, on a CPU or a CUDA device, a chunk of rows at a time."""
 
+import os
 import re
 
 import numpy as np
@@ -24,14 +25,17 @@ class ReferenceKernel:
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        workers: Threads that will share it; with several, torch's own are divided among them.
 
     Raises:
         ResourceError: The device does not exist here.
         UsageError: Not a device name.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, workers: int = 1) -> None:
         self._device = _device(device)
+        if workers > 1:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
         self._elements = _CPU_ELEMENTS if self._device.type == "cpu" else _CUDA_ELEMENTS
 
     @property

@@ -121,13 +121,13 @@ def _best(sizes: Tensor, base: Tensor) -> Tensor:
         scale = e4m3_values(code)
         torch.div(sizes, scale, out=rounded)
         nearest(rounded, scratch).mul_(scale).sub_(sizes)
-        error = _sum_of_16(rounded.mul_(rounded))
+        error = sum_of_16(rounded.mul_(rounded))
         torch.where(error < best_error, code, best, out=best)
         torch.minimum(error, best_error, out=best_error)
     return best
 
 
-def _sum_of_16(terms: Tensor) -> Tensor:
+def sum_of_16(terms: Tensor) -> Tensor:
     """[blocks] float32 from [16, blocks], by adjacent pairs: the order that every kernel keeps."""
     while len(terms) > 1:
         terms = terms[0::2] + terms[1::2]

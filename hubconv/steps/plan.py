@@ -254,8 +254,9 @@ def _facts(
         for job in jobs
         if job.linear and job.weight is not None and job.writes
     ]
+    bare = [job.module for job in jobs if job.writes and not job.linear]
     return ModelFacts(
-        inventory.config, linears, activations, fp8_block_of(inventory.config), version
+        inventory.config, linears, activations, fp8_block_of(inventory.config), version, bare
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from hubconv.ends import Source, UnitRecord
-from hubconv.errors import IntegrityError
+from hubconv.ends import FileEntry, Source, UnitRecord
+from hubconv.errors import HeaderError, IntegrityError
 from hubconv.formats import contract, nvfp4, stored
 from hubconv.formats.checkpoint import StoredTensor
 from hubconv.formats.contract import Finding
@@ -24,6 +24,7 @@ from hubconv.steps.inventory import HEADER_THREADS, read_header
 from hubconv.steps.plan import Plan
 
 SAMPLE_ROWS: Final = 128
+READ_BYTES: Final = 16 * 1024 * 1024
 WORST_SOUND_ERROR: Final = 0.25
 """Relative error of decoded rows above which they cannot be the source's weights: the plain rule
 stays near 0.1 on any distribution, unrelated weights give 1 and more."""
@@ -93,7 +94,8 @@ def verify_staged(
         sample: How much is decoded.
     """
     findings = list(_against_records(records, view))
-    tensors = read_tensors(view, [unit.shard for unit in plan.units])
+    tensors, unreadable = read_tensors(view, [unit.shard for unit in plan.units])
+    findings += unreadable
     scales = {q.module: q.global_scale for record in records for q in record.tensors}
     scalars = dict(_recorded_scalars(plan, scales))
     chosen, far = decoded_findings(plan, tensors, view, source, scales, sample)
@@ -133,31 +135,64 @@ def verify_tree(view: Source, files: Mapping[str, bytes]) -> list[str]:
 def compare_tree(
     view: Source, manifest: Mapping[str, Any], small: Mapping[str, bytes] | None = None
 ) -> list[str]:
-    """Differences between a tree and the manifest in it, by size and where known by hash."""
+    """Differences between a tree and the manifest in it, by size and hash.
+
+    Args:
+        view: The tree.
+        manifest: hubconv.json of it.
+        small: Files whose content may be read where the tree names no hash; None for all.
+    """
     wrong = []
     present = view.files()
     for path, wanted in manifest["files"].items():
         entry = present.get(path)
         if entry is None:
             wrong.append(f"{path} is missing")
-        elif entry.size != wanted["size"]:
+            continue
+        if entry.size != wanted["size"]:
             wrong.append(f"{path} has {entry.size} bytes, not {wanted['size']}")
-        elif entry.sha256 and entry.sha256 != wanted["sha256"]:
-            wrong.append(f"{path} has sha256 {entry.sha256}, not {wanted['sha256']}")
-        elif small is not None and path in small and not entry.sha256:
-            digest = hashlib.sha256(view.read(path, 0, entry.size)).hexdigest()
-            if digest != wanted["sha256"]:
-                wrong.append(f"{path} has sha256 {digest}, not {wanted['sha256']}")
+            continue
+        digest = entry.sha256
+        if not digest and (small is None or path in small):
+            digest = _digest(view, entry)
+        if digest and digest != wanted["sha256"]:
+            wrong.append(f"{path} has sha256 {digest}, not {wanted['sha256']}")
     return wrong
 
 
-def read_tensors(view: Source, shards: Sequence[str]) -> dict[str, StoredTensor]:
-    """Every tensor of some shards, by headers alone."""
+def _digest(view: Source, entry: FileEntry) -> str:
+    digest = hashlib.sha256()
+    for begin in range(0, entry.size, READ_BYTES):
+        digest.update(view.read(entry.path, begin, min(begin + READ_BYTES, entry.size)))
+    return digest.hexdigest()
+
+
+def read_tensors(
+    view: Source, shards: Sequence[str]
+) -> tuple[dict[str, StoredTensor], list[Finding]]:
+    """Every tensor of some shards, by headers alone, and what is wrong with the headers."""
     files = view.files()
     here = [files[shard] for shard in shards if shard in files]
+
+    def header(entry: FileEntry) -> list[StoredTensor] | HeaderError:
+        try:
+            return read_header(view, entry)
+        except HeaderError as error:
+            return error
+
+    tensors: dict[str, StoredTensor] = {}
+    findings = []
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        headers = pool.map(lambda entry: read_header(view, entry), here)
-    return {tensor.name: tensor for header in headers for tensor in header}
+        for entry, found in zip(here, pool.map(header, here), strict=True):
+            if isinstance(found, HeaderError):
+                findings.append(Finding("header.invalid", entry.path, found.what))
+                continue
+            for tensor in found:
+                if tensor.name in tensors:
+                    told = f"stands in {tensors[tensor.name].shard} and in {entry.path}"
+                    findings.append(Finding("header.twice", tensor.name, told))
+                tensors[tensor.name] = tensor
+    return tensors, findings
 
 
 def _against_records(records: Sequence[UnitRecord], view: Source) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 
-import hf_transfer
 import hf_xet
 import pytest
 
@@ -17,7 +16,7 @@ def large_line(path, sha256):
     return ("lfsFile", {"path": path, "algo": "sha256", "oid": sha256})
 
 
-def upload(hub, ask, repo, content, *, expect_error=None):
+def upload(hub, ask, repo, content):
     """Upload by a xet stream, as a converter does; answers with what xet knows of the file."""
     token = ask("GET", f"/api/models/{repo}/xet-write-token/main").json()
     url = f"{hub.endpoint}/api/models/{repo}/xet-write-token/main"
@@ -73,7 +72,7 @@ def test_a_xet_file_is_read_by_the_repo_that_holds_it(xet_hub, browse):
     ask.make_repo("m")
     ask.make_repo("other")
     info = upload(xet_hub, ask, "demo/m", random.Random(2).randbytes(200_000))
-    with pytest.raises(Exception, match="(?i)not found|404"):
+    with pytest.raises(Exception, match=r"(?i)not found|404"):
         download(xet_hub, ask, "demo/other", info)
 
 
@@ -87,11 +86,20 @@ def test_a_xorb_that_fails_twice_gets_through(xet_hub, browse):
     assert download(xet_hub, ask, "demo/m", info) == content
 
 
+# hf_transfer keeps the interpreter to itself while it runs: it and a Hub need two processes.
+TURBO = """
+import json, sys
+import hf_transfer
+order = json.load(sys.stdin)
+print(json.dumps(getattr(hf_transfer, order[0])(*order[1:])))
+"""
+
 PROGRAM = """
 import hashlib, json, random, sys
 from huggingface_hub import CommitOperationAdd, HfApi
 content = random.Random(int(sys.argv[1])).randbytes(500_000)
-HfApi().create_commit("demo/m", [CommitOperationAdd(f"{sys.argv[1]}.bin", content)], commit_message="one")
+operation = CommitOperationAdd(f"{sys.argv[1]}.bin", content)
+HfApi().create_commit("demo/m", [operation], commit_message="one")
 print(hashlib.sha256(content).hexdigest())
 """
 
@@ -114,6 +122,14 @@ def test_several_processes_upload_at_once(mode, tmp_path, browse, environment):
         assert {entry["lfs"]["oid"] for entry in tree if "lfs" in entry} == shas
 
 
+def turbo(*order):
+    command = [sys.executable, "-c", TURBO]
+    done = subprocess.run(
+        command, input=json.dumps(order), capture_output=True, text=True, timeout=60, check=True
+    )
+    return json.loads(done.stdout)
+
+
 def test_parts_and_ranges_go_through_hf_transfer(hub, ask, tmp_path):
     ask.make_repo("m")
     content = random.Random(4).randbytes(3_210)
@@ -128,13 +144,12 @@ def test_parts_and_ranges_go_through_hf_transfer(hub, ask, tmp_path):
     batch = ask("POST", "/demo/m.git/info/lfs/objects/batch", wish).json()
     action = batch["objects"][0]["actions"]["upload"]
     links = [action["header"][str(number)] for number in range(1, 10)]
-    answers = hf_transfer.multipart_upload(str(source), links, 400, 4, 3, 5)
+    answers = turbo("multipart_upload", str(source), links, 400, 4, 3, 5)
     parts = [
         {"partNumber": number, "etag": answer["etag"]} for number, answer in enumerate(answers, 1)
     ]
     assert ask("POST", action["href"], {"oid": sha256, "parts": parts}).status == 200
     assert ask.commit("demo/m", large_line("a.bin", sha256)).status == 200
     link = ask("HEAD", "/demo/m/resolve/main/a.bin").headers["Location"]
-    hf_transfer.download(link, str(target), 4, 1000, 3, 5)
+    turbo("download", link, str(target), 4, 1000, 3, 5)
     assert target.read_bytes() == content
-    assert json.loads(ask("GET", "/api/whoami-v2").content)["name"] == "demo"

@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from hubconv.errors import ResourceError, UsageError
 from hubconv.formats import nvfp4
 from hubconv.formats.stored import StoredWeight, dequantize, window
-from hubconv.kernels import choose
+from hubconv.kernels import choose, magnitude
 
 KERNEL = choose("cpu")
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
@@ -70,6 +70,31 @@ def test_every_source_gives_the_bytes_of_the_book(rule, stored):
     assert_same_bytes(stored, rule)
 
 
+@pytest.mark.parametrize(
+    ("unit", "block"),
+    [  # two of -1, +1, -2, +2 and +5, +6 are equally good: the one tried first stays
+        (32, [0, 0, 0, 0, 1, 0, 1, -10, 0, 0, 3, 0, -3, -6, -4, 4]),
+        (32, [15, -5, -12, -9, 13, -1, 6, 0, 0, 0, -11, -9, 9, 10, 0, -15]),
+        (32, [0, -5, 0, 8, 10, 0, 0, 7, -7, 8, 4, 0, 0, -12, 0, -10]),
+        (32, [0, -10, 4, 10, -12, -4, -8, 0, 5, -2, -2, 0, 0, 0, 4, -10]),
+        (32, [9, 8, 0, 7, 9, 0, -12, 0, 0, 0, 7, 11, -15, -12, 0, 3]),
+        # equally good on paper, and the order of the float32 sum decides
+        (100.1, [3, 0, 14, -3, -11, 13, 0, 0, 9, 0, 0, -14, 0, 12, 0, -7]),
+        (33.3, [0, -4, 15, 0, -8, 0, 11, 0, -6, 0, 10, -10, 0, -2, 2, 0]),
+        (33.3, [0, 0, 8, 0, 3, -4, 0, 0, -14, 6, -7, 6, -3, 0, 0, 0]),
+    ],
+)
+@pytest.mark.parametrize("exponent", [0, -70, 100])
+def test_the_order_of_candidates_and_of_sums_decides_between_equals(unit, block, exponent):
+    g = 2.0**exponent
+    weights = np.array([block], np.float32) * np.float32(unit) * np.float32(g)
+    stored = window(StoredWeight("plain", "F32", 1, 16), 0, weights.tobytes())
+    codes, scales = oracle.encode(weights, g, "search")
+    encoded = KERNEL.encode(stored, g, "search")
+    assert encoded.scales.tolist() == scales.tolist()
+    assert encoded.codes.tolist() == codes.tolist()
+
+
 @pytest.mark.parametrize("rule", ["search", "amax"])
 @PROPERTY
 @given(stored=stored_weights())
@@ -125,6 +150,37 @@ def test_chunks_do_not_show(rule, monkeypatch):
     assert (chunked.scales == whole.scales).all()
     assert chunked.quality.blocks == whole.quality.blocks
     assert chunked.quality.error_sq == pytest.approx(whole.quality.error_sq, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["fp8", "mxfp4", "plain"])
+@pytest.mark.parametrize("chunk_bytes", [1, 70, 1 << 18])
+def test_the_largest_magnitude_is_found_in_any_chunk(kind, chunk_bytes, monkeypatch):
+    monkeypatch.setattr(magnitude, "_CHUNK_BYTES", chunk_bytes)
+    rng = np.random.default_rng(10)
+    for row in range(11):
+        codes = rng.integers(0, 3, (11, 64)).astype(np.uint8)
+        codes[row, 37] = 0x77
+        scales = np.ones((3, 3), np.float32).tobytes()
+        if kind == "fp8":
+            source = window(
+                StoredWeight("fp8", "F8_E4M3", 11, 64, "F32", (5, 24)), 0, codes, scales
+            )
+        elif kind == "mxfp4":
+            weight = StoredWeight("mxfp4", "I8", 11, 128, "F8_E8M0", (1, 32))
+            source = window(weight, 0, codes, bytes([127] * 44))
+        else:
+            source = window(StoredWeight("plain", "BF16", 11, 32), 0, codes)
+        assert KERNEL.amax(source) == np.abs(dequantize(source)).max()
+        assert KERNEL.amax(source.part(row, row + 1)) == KERNEL.amax(source)
+
+
+def test_under_amax_a_negative_number_that_vanishes_in_the_division_is_positive():
+    weights = np.zeros((1, 16), np.float32)
+    weights[0, :2] = 3e38, -(2.0**-149)  # ModelOpt asks for the sign after its division
+    stored = window(StoredWeight("plain", "F32", 1, 16), 0, weights.tobytes())
+    g = nvfp4.global_scale_amax(float(weights[0, 0]))
+    assert KERNEL.encode(stored, g, "amax").codes[0, 0] >> 4 == 0
+    assert KERNEL.encode(stored, nvfp4.global_scale(3e38), "search").codes[0, 0] >> 4 == 8
 
 
 @pytest.mark.parametrize("rule", ["search", "amax"])

@@ -71,6 +71,8 @@ class ModelFacts:
         activations: Weight-only (w4a16) or with FP4 activations (w4a4).
         fp8_block: Rows and columns of the source's FP8 blocks, if it has any.
         version: hubconv's version, for the producer entry.
+        bare: Names without `.weight` of everything else: norms, embeddings, parameters. Tools that
+            go by names alone must not take them for linears.
     """
 
     config: Mapping[str, Any]
@@ -78,6 +80,7 @@ class ModelFacts:
     activations: Activations
     fp8_block: tuple[int, int] | None
     version: str
+    bare: Sequence[str] = ()
 
 
 class Layout(Protocol):

@@ -106,7 +106,9 @@ def _patterns(facts: ModelFacts, fates: Sequence[Fate]) -> list[Pattern]:
     wanted = [linear.module for linear in facts.linears if linear.fate in fates]
     others = [linear.module for linear in facts.linears if linear.fate not in fates]
     # Readers of this format resolve a fused module by the file's names of its parts.
-    return cover(file_names(wanted), [*file_names(others), *lookups(others)])
+    # Its own converters go by names alone, so norms between the linears must not be hit either
+    # (compressed-tensors 0.20 entrypoints/convert/converters/ct_dequantizer.py).
+    return cover(file_names(wanted), [*file_names(others), *lookups(others), *facts.bare])
 
 
 def _spelled(patterns: Sequence[Pattern]) -> list[str]:
