@@ -126,6 +126,8 @@ def test_modelopts_own_quantized_tensor_reads_equal_values(tmp_path, recipe, opt
             block_sizes={-1: 16},
         )
         ours = decoded(tensors, module, "weight", "weight_scale_2", divides=False)
-        assert np.array_equal(theirs.double().numpy(), ours.astype(np.float32).astype(float)), (
-            module
-        )
+        if options.get("scales") == "amax":
+            # Its global scale is no power of two, so theirs rounds each product to float32.
+            assert np.allclose(theirs.double().numpy(), ours, rtol=2**-22, atol=0), module
+        else:
+            assert np.array_equal(theirs.double().numpy(), ours), module
