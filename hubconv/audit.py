@@ -151,12 +151,12 @@ class _Audit:
     def _plan(self) -> Plan | None:
         if self._origin is None:
             return None
-        asked = dict((self._manifest or {}).get("recipe") or {})
-        asked.pop("version", None)
-        asked["keep"] = tuple(asked.get("keep") or ())
         try:
+            asked = dict((self._manifest or {}).get("recipe") or {})
+            asked.pop("version", None)
+            asked["keep"] = tuple(map(str, asked.get("keep") or ()))
             return make_plan(self._origin, Recipe(**asked), __version__)
-        except (HubconvError, TypeError) as error:
+        except (HubconvError, TypeError, ValueError) as error:
             self._notes.append(f"the source could not be planned again: {error}")
             return None
 
@@ -185,7 +185,11 @@ def _manifest(view: Source) -> dict[str, Any] | None:
         manifest = json.loads(view.read(MANIFEST, 0, entry.size))
     except ValueError:
         return None
-    return manifest if isinstance(manifest, dict) and "files" in manifest else None
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    sound = isinstance(files, dict) and all(
+        isinstance(told, dict) and {"size", "sha256"} <= set(told) for told in files.values()
+    )
+    return manifest if sound else None
 
 
 def _packed(tensors: Mapping[str, StoredTensor]) -> list[str]:

@@ -127,6 +127,8 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
         refuse_same(request.source, request.target)
         told.phase("Reading headers")
         source = open_source(request.source, request.revision, scratch)
+        if source.commit:  # a renamed repository answers under its old name
+            refuse_same(f"hf://{source.ref}", request.target)
         target = open_target(request, scratch)
         planned = make_plan(source, request.recipe, __version__)
         for warning in (*planned.warnings, *source_card(source).notes):

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from profiles.walks import bench_of, convert, copy_of, make, publish, result, source_folder
+from profiles.walks import bench_of, copy_of, make, publish, result, source_folder, staged
 
 from hubconv import folder as folder_module
 from hubconv.ends import MANIFEST
@@ -110,8 +110,11 @@ def test_taking_back_leaves_what_other_people_put_there(tmp_path):
 
 
 def test_a_publish_killed_after_its_manifest_is_complete(tmp_path):
-    walk = convert(source_folder("llama_bf16_tied"), tmp_path)
-    discard, folder_module.FolderStaging.discard = folder_module.FolderStaging.discard, lambda _: None
+    walk = staged("llama_bf16_tied", tmp_path)
+    discard, folder_module.FolderStaging.discard = (
+        folder_module.FolderStaging.discard,
+        lambda _: None,
+    )
     try:
         publish(walk, tmp_path)
     finally:
@@ -126,11 +129,11 @@ def test_a_publish_killed_after_its_manifest_is_complete(tmp_path):
 
 
 def test_a_file_of_the_same_name_and_size_is_not_taken_for_ours(tmp_path):
-    walk = convert(source_folder("llama_bf16_tied"), tmp_path)
-    staged = walk.shards / "model.safetensors"
-    content = bytearray(staged.read_bytes())
+    walk = staged("llama_bf16_tied", tmp_path)
+    shard = walk.shards / "model.safetensors"
+    content = bytearray(shard.read_bytes())
     content[-1] ^= 1
-    staged.unlink()
+    shard.unlink()
     (tmp_path / "model.safetensors").write_bytes(content)
 
     assert walk.staging.records() == {}
@@ -138,9 +141,9 @@ def test_a_file_of_the_same_name_and_size_is_not_taken_for_ours(tmp_path):
 
 
 def test_a_shard_of_another_size_than_recorded_is_made_again(tmp_path):
-    walk = convert(source_folder("llama_bf16_tied"), tmp_path)
-    staged = walk.shards / "model.safetensors"
-    staged.write_bytes(staged.read_bytes()[:-1])
+    walk = staged("llama_bf16_tied", tmp_path)
+    shard = walk.shards / "model.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
 
     assert walk.staging.records() == {}
 
@@ -150,7 +153,7 @@ def test_a_shard_of_another_size_than_recorded_is_made_again(tmp_path):
     [b"", b"{", b"null", b"[]", b"{}", b'{"tensors": 3}', b'{"tensors": [], "x": 1}', b"\xff\xfe"],
 )
 def test_records_that_are_none_are_ignored(tmp_path, garbage):
-    walk = convert(source_folder("llama_bf16_tied"), tmp_path)
+    walk = staged("llama_bf16_tied", tmp_path)
     record = next((tmp_path / ".hubconv").rglob("units/*.json"))
     record.write_bytes(garbage)
 
@@ -158,7 +161,7 @@ def test_records_that_are_none_are_ignored(tmp_path, garbage):
 
 
 def test_records_of_another_plan_are_ignored(tmp_path):
-    walk = convert(source_folder("llama_bf16_tied"), tmp_path)
+    walk = staged("llama_bf16_tied", tmp_path)
     record = next((tmp_path / ".hubconv").rglob("units/*.json"))
     record.write_text(json.dumps(json.loads(record.read_text()) | {"plan_id": "0" * 16}))
 
@@ -174,7 +177,7 @@ def test_a_publish_shows_every_file_and_the_manifest_last(tmp_path, monkeypatch)
         moved(self, staged, path)
 
     monkeypatch.setattr(folder_module.FolderStaging, "_move", move)
-    walk = convert(source_folder("deepseek_v3"), tmp_path)
+    walk = staged("deepseek_v3", tmp_path)
     publish(walk, tmp_path)
 
     assert moves[-1] == MANIFEST
@@ -201,7 +204,7 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path, monkeypatch):
 
 
 def test_a_place_that_is_a_folder_already_is_told(tmp_path):
-    walk = convert(source_folder("llama_bf16_tied"), tmp_path)
+    walk = staged("llama_bf16_tied", tmp_path)
     (tmp_path / "config.json" / "x").mkdir(parents=True)
 
     with pytest.raises(ResourceError):

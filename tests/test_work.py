@@ -268,7 +268,9 @@ def test_tensors_of_odd_sizes_are_aligned_and_other_readers_see_them(tmp_path):
         index=False,
     )
 
-    walk = convert(tmp_path / "source", tmp_path / "target", keep=("table", "flags", "byte", "empty"))
+    walk = convert(
+        tmp_path / "source", tmp_path / "target", keep=("table", "flags", "byte", "empty")
+    )
 
     tensors = walk.tensors
     assert len(walk.plan.units[0].tail) > 3
@@ -287,7 +289,7 @@ def test_the_safetensors_library_sees_the_planned_tensors(name):
 
     for unit in walk.plan.units:
         content = (walk.shards / unit.shard).read_bytes()
-        seen = {found: entry for found, entry in safetensors.deserialize(content)}
+        seen = dict(safetensors.deserialize(content))
         assert {found: (e["dtype"], tuple(e["shape"])) for found, e in seen.items()} == {
             o.name: (o.dtype, o.shape) for o in unit.outputs
         }
@@ -298,9 +300,9 @@ def test_the_whole_result_passes_verification(name, recipe):
     verification = result(name, **recipe).verified()
 
     assert verification.findings == ()
-    assert verification.decoded == len(
-        [job for job in plan_of(name, **recipe).jobs if job.action == "nvfp4"]
-    )
+    assert verification.decoded == len([
+        job for job in plan_of(name, **recipe).jobs if job.action == "nvfp4"
+    ])
 
 
 # --- Numbers that are none ------------------------------------------------------------------------
@@ -309,8 +311,7 @@ def test_the_whole_result_passes_verification(name, recipe):
 def refused(folder, target, **recipe):
     bench = bench_of(folder, target, **recipe)
     with pytest.raises(IntegrityError) as raised:
-        for unit in bench.plan.units:
-            make(bench, unit)
+        run_units(bench, bench.plan.units, 1, SilentProgress(), Stop())
     assert raised.value.exit_code == 7
     return raised.value
 
@@ -336,7 +337,9 @@ def test_nan_and_infinity_are_refused_and_the_keep_in_the_message_works(
 
     module = spoiled.removesuffix(".weight").removesuffix(".weight_scale_inv")
     assert error.what.startswith(module)
-    assert re.search(r"holds \d+ values that are NaN or infinite, the first at \[\d+, \d+\]", error.what)
+    assert re.search(
+        r"holds \d+ values that are NaN or infinite, the first at \[\d+, \d+\]", error.what
+    )
     walk = convert(folder, tmp_path / "other", keep=keeps(error.next_step), **recipe)
     assert walk.verified().errors == ()
     assert not [job for job in walk.plan.jobs if job.module == module and job.action == "nvfp4"]
@@ -408,7 +411,9 @@ def test_a_recode_that_would_not_be_exact_is_refused(tmp_path):
     for path in shards(folder):
         tensors = read(path)
         spoiled = [
-            replace(t, data=b"\x81\x3f" + t.data[2:]) if t.name == "layers.1.attn.wo_a.weight" else t
+            replace(t, data=b"\x81\x3f" + t.data[2:])
+            if t.name == "layers.1.attn.wo_a.weight"
+            else t
             for t in tensors
         ]
         header = write_header([(t.name, t.dtype, t.shape) for t in spoiled])

@@ -41,7 +41,9 @@ class BlobStore:
     def __init__(self, root: Path) -> None:
         self._root = root / "blobs"
         self.incoming_root = root / "incoming"
-        self.incoming_root.mkdir(parents=True, exist_ok=True)
+        # What was on its way when an earlier Hub ended will never be asked for again.
+        shutil.rmtree(self.incoming_root, ignore_errors=True)
+        self.incoming_root.mkdir(parents=True)
 
     def git_path(self, oid: str) -> Path:
         """Where a regular file's content lies."""

@@ -43,14 +43,17 @@ class XetSource(BlockSource):
             custom_headers={INTERNAL_HEADER: self._state.sign(INTERNAL_HEADER)},
         )
         stream = group.download_stream(hf_xet.XetFileInfo(self._hash, self._size), first, end)
-        is_whole = False
+        left = end - first
         try:
             for block in stream:
+                left -= len(block)
                 for at in range(0, len(block), BLOCK_BYTES):
                     yield bytes(block[at : at + BLOCK_BYTES])
-            is_whole = True
+            # The library may end a stream that failed without raising.
+            if left:
+                raise OSError(f"xet file {self._hash}: {left} bytes are missing")
         finally:
-            if not is_whole:
+            if left:
                 stream.cancel()
 
 

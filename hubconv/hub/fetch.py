@@ -18,12 +18,12 @@ from huggingface_hub.file_download import HfFileMetadata
 
 from hubconv.ends import FileEntry
 from hubconv.errors import HubconvError, IntegrityError, TemporaryError
+from hubconv.hub import parallel
 from hubconv.hub.client import (
     REFUSED,
     TRIES,
     HubClient,
     explain,
-    is_engine_fault,
     is_passing,
     pause,
 )
@@ -38,9 +38,10 @@ from hubconv.hub.compat import (
 
 PIECE_BYTES: Final = 4 * 1024 * 1024
 PARALLEL_FROM_BYTES: Final = 64 * 1024 * 1024
-CONNECTIONS: Final = 8
-CONNECTION_BYTES: Final = 16 * 1024 * 1024
 PARTIAL_CONTENT: Final = 206
+PLAIN: Final = "http"
+"""The engine of last resort: what it fails at has failed."""
+
 GIVE_UP_AFTER: Final = 2
 """A wrong hash is fetched again once; the second time both hashes are shown."""
 
@@ -99,15 +100,16 @@ Engine = Callable[[HubClient, HfFileMetadata, FileEntry, Path], str]
 def engines_for(metadata: HfFileMetadata, entry: FileEntry) -> list[tuple[str, Engine]]:
     """Engines to try for a file, best first."""
     if metadata.xet_file_data is not None:
-        return [("xet", _xet_stream), ("http", _http)]
+        return [("xet", _xet_stream), (PLAIN, _http)]
     if entry.size >= PARALLEL_FROM_BYTES:
-        return [("hf_transfer", _parallel), ("http", _http)]
-    return [("http", _http)]
+        return [("hf_transfer", _parallel), (PLAIN, _http)]
+    return [(PLAIN, _http)]
 
 
 def _bring(client: HubClient, links: Links, entry: FileEntry, slot: Path) -> tuple[str, str]:
     what = f"Fetching {entry.path}"
     for attempt in range(1, TRIES + 1):
+        name = ""
         try:
             metadata = links.link(entry.path)
             engines = engines_for(metadata, entry)
@@ -115,7 +117,9 @@ def _bring(client: HubClient, links: Links, entry: FileEntry, slot: Path) -> tup
             name, engine = engines[0] if attempt <= 2 or len(engines) == 1 else engines[1]
             return name, engine(client, metadata, entry, slot)
         except Exception as error:
-            if not (is_passing(error) or is_engine_fault(error)):
+            if _is_disk_fault(error):
+                raise
+            if name in {"", PLAIN} and not is_passing(error):
                 raise explain(error, what) from error
             if attempt == TRIES:
                 raise TemporaryError(
@@ -125,6 +129,11 @@ def _bring(client: HubClient, links: Links, entry: FileEntry, slot: Path) -> tup
             links.forget(entry.path)
             client.wait(pause(error, attempt))
     raise TemporaryError(f"{what}: not tried.")
+
+
+def _is_disk_fault(error: Exception) -> bool:
+    passing = isinstance(error, ConnectionError | TimeoutError)
+    return isinstance(error, OSError) and error.errno is not None and not passing
 
 
 @contextmanager
@@ -176,23 +185,8 @@ def _hash_present(slot: Path, size: int, digest: "hashlib._Hash") -> int:
 
 def _parallel(client: HubClient, metadata: HfFileMetadata, entry: FileEntry, slot: Path) -> str:
     """Several connections through hf_transfer; hashed afterwards, for the bytes come unordered."""
-    import hf_transfer
-
-    slot.unlink(missing_ok=True)
-    try:
-        hf_transfer.download(
-            metadata.location,
-            str(slot),
-            CONNECTIONS,
-            CONNECTION_BYTES,
-            parallel_failures=CONNECTIONS - 1,
-            max_retries=5,
-            headers=headers_towards(client.api, metadata.location),
-        )
-    except Exception:
-        # What it leaves has holes; the next engine must not resume from it.
-        slot.unlink(missing_ok=True)
-        raise
+    headers = headers_towards(client.api, metadata.location)
+    parallel.download(metadata.location, slot, entry.size, headers)
     digest = hashlib.sha256()
     have = _hash_present(slot, entry.size, digest)
     if have != entry.size:

@@ -225,7 +225,7 @@ def _choose(plan: Plan, count: int) -> list[Job]:
     converted = [job for job in plan.jobs if job.action == "nvfp4"]
     if len(converted) <= count:
         return converted
-    step = len(converted) / count
+    step = len(converted) / max(count, 1)
     return [converted[int(number * step)] for number in range(count)]
 
 

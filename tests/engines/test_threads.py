@@ -182,9 +182,7 @@ def test_a_signal_in_mid_unit_keeps_the_units_before_it(tmp_path):
 
     assert second
     with stop.listening(), pytest.raises(StoppedError):
-        run_units(
-            replace(bench, converted=converted), bench.plan.units, 1, SilentProgress(), stop
-        )
+        run_units(replace(bench, converted=converted), bench.plan.units, 1, SilentProgress(), stop)
 
     assert list(bench.staging.records()) == [bench.plan.units[0].shard]
     assert list(tmp_path.rglob("*.partial")) == []

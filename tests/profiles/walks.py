@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,7 @@ class Walk:
         )
 
     def release(self, **files: bytes) -> Release:
-        return Release(
-            self.plan.plan_id, "title", self.records, {**self.plan.files, **files}, ()
-        )
+        return Release(self.plan.plan_id, "title", self.records, {**self.plan.files, **files}, ())
 
 
 @cache
@@ -125,6 +123,15 @@ def result(name: str, **recipe: Any) -> Walk:
     return convert(source_folder(name), target, **recipe)
 
 
+def staged(name: str, target: Path, **recipe: Any) -> Walk:
+    """A whole conversion to change at will: a copy of the shared one."""
+    shared = result(name, **recipe)
+    plan_id = shared.plan.plan_id
+    shutil.copytree(shared.shards.parents[2], target, dirs_exist_ok=True)
+    shards = target / ".hubconv" / plan_id / "shards"
+    return replace(shared, staging=FolderTarget(target).stage(plan_id), shards=shards)
+
+
 def keeps(message: str) -> tuple[str, ...]:
     """What the --keep in a message would pass on, once the shell has taken its quotes."""
     found = tuple(re.findall(r"--keep '([^']*)'", message))
@@ -157,9 +164,7 @@ def weights_of(job: Job, source: Mapping[str, Tensor]) -> npt.NDArray[np.float64
 def decoded(job: Job, tensors: Mapping[str, Tensor], layout: str) -> npt.NDArray[np.float64]:
     """What a job's NVFP4 tensors mean."""
     parts = {output.content: tensors[output.name] for output in job.writes}
-    return nvfp4_values(
-        parts["codes"], parts["scales"], scalar_of(parts["global_scale"], layout)
-    )
+    return nvfp4_values(parts["codes"], parts["scales"], scalar_of(parts["global_scale"], layout))
 
 
 def scalar_of(tensor: Tensor, layout: str) -> float:

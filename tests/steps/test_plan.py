@@ -8,7 +8,18 @@ from contextlib import contextmanager
 
 import pytest
 from checkpoints.broken import BROKEN, _drop, read_folder
-from profiles.walks import DENSE, SERVED, V3, V4, copy_of, keeps, plan_of, planned, result, source_folder
+from profiles.walks import (
+    DENSE,
+    SERVED,
+    V3,
+    V4,
+    copy_of,
+    keeps,
+    plan_of,
+    planned,
+    result,
+    source_folder,
+)
 
 from hubconv.demo import deepseek_v4 as v4
 from hubconv.demo import miniature_v4_files as papers
@@ -93,9 +104,7 @@ def test_the_index_names_every_output_and_its_exact_size(name, recipe):
     index = json.loads(plan.files[INDEX_NAME])
 
     assert index["weight_map"] == {o.name: u.shard for u in plan.units for o in u.outputs}
-    assert index["metadata"]["total_size"] == sum(
-        o.nbytes for u in plan.units for o in u.outputs
-    )
+    assert index["metadata"]["total_size"] == sum(o.nbytes for u in plan.units for o in u.outputs)
 
 
 @pytest.mark.parametrize(("name", "recipe"), CASES)
@@ -131,9 +140,7 @@ def test_files_come_out_exactly_as_large_as_planned(name):
 
 
 def roles(name, **recipe):
-    return {
-        job.module: (job.role, job.action) for job in plan_of(name, **recipe).jobs
-    }
+    return {job.module: (job.role, job.action) for job in plan_of(name, **recipe).jobs}
 
 
 def test_roles_of_deepseek_v4_are_as_the_family_has_them():
@@ -467,7 +474,9 @@ class Headers:
     def __init__(self) -> None:
         size = Size(7168, 3072, 384, 61, 129280, 64)
         entries = [
-            entry for part in parts(size) for entry in v4.spelled(part, "official", v4.Source(0, True))
+            entry
+            for part in parts(size)
+            for entry in v4.spelled(part, "official", v4.Source(0, True))
         ]
         names = [f"model-{n:05d}-of-00064.safetensors" for n in range(1, 65)]
         shards = in_slices(entries, names)
