@@ -54,7 +54,7 @@ def parse_end(word: str) -> EndRef:
         return EndRef("folder", str(Path(word).expanduser()))
     name, _, revision = word.removeprefix("hf://").partition("@")
     if not _REPO_ID.fullmatch(name) or ".." in name or "--" in name:
-        if Path(word).is_dir():
+        if word and Path(word).is_dir():
             return EndRef("folder", word)
         raise UsageError(
             f"{word!r} is neither a repository (org/name) nor a folder.",
@@ -178,7 +178,7 @@ class UnitRecord:
             data = json.loads(text)
             tensors = tuple(_tensor_quality(entry) for entry in data.pop("tensors"))
             return cls(tensors=tensors, **data)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a unit record: {error}") from error
 
 

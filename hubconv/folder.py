@@ -199,7 +199,8 @@ class FolderStaging:
                 record = UnitRecord.from_json(path.read_bytes())
             except ValueError:
                 continue
-            if record.plan_id != self._plan_id:
+            told = path.relative_to(self._units).as_posix()
+            if record.plan_id != self._plan_id or told != f"{record.shard}.json":
                 continue
             self._bring_back(record.shard, record.size, record.sha256)
             staged = self._shards / record.shard

@@ -172,10 +172,17 @@ class Studio:
     # ── runs ─────────────────────────────────────────────────────────────────────────────────
 
     def convert(self, source, target, **request):
-        """A conversion in this process."""
+        """A conversion in this process; by default the quick one."""
         from hubconv.pipeline import Request, convert
+        from hubconv.steps.decide import Recipe
 
-        request = {"device": "cpu", "workers": 1, "work_dir": str(self.folder / "work")} | request
+        request = {
+            "device": "cpu",
+            "workers": 1,
+            "work_dir": str(self.folder / "work"),
+            "recipe": Recipe(scales="amax"),  # the bytes are for other tests
+            **request,
+        }
         return convert(Request(source, target, **request))
 
     def environment(self, **more):

@@ -160,6 +160,18 @@ def test_records_that_are_none_are_ignored(tmp_path, garbage):
     assert walk.staging.records() == {}
 
 
+def test_a_record_that_names_another_file_than_its_own_is_ignored(tmp_path):
+    walk = staged("llama_bf16_tied", tmp_path)
+    record = next((tmp_path / ".hubconv").rglob("units/*.json"))
+    outside = tmp_path.parent / "outside.safetensors"
+    (walk.shards / "model.safetensors").rename(outside)
+    told = json.loads(record.read_text()) | {"shard": "../outside.safetensors"}
+    record.write_text(json.dumps(told))
+
+    assert walk.staging.records() == {}
+    assert outside.exists()
+
+
 def test_records_of_another_plan_are_ignored(tmp_path):
     walk = staged("llama_bf16_tied", tmp_path)
     record = next((tmp_path / ".hubconv").rglob("units/*.json"))

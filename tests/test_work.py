@@ -197,7 +197,7 @@ def test_records_tell_the_quality_of_every_weight():
     [
         pytest.param("deepseek_v3", {}, id="again"),
         pytest.param("deepseek_v3", {"HELD_BYTES": 0}, id="nothing held"),
-        pytest.param("deepseek_v4_sgl_fp8", {"WINDOW_BYTES": 1}, id="smallest windows"),
+        pytest.param("deepseek_v4_sgl_fp8", {"WINDOW_BYTES": 1500}, id="small windows"),
         pytest.param(
             "llama_bf16_tied",
             {"WINDOW_BYTES": 40_000, "HELD_BYTES": 100_000, "COPY_BYTES": 77},

@@ -43,13 +43,13 @@ def check_experts(weights: Mapping[str, Fate], layout: str) -> None:
     """
     converted: dict[str, str] = {}
     staying: dict[str, str] = {}
-    for module, (action, role, _) in weights.items():
-        expert = _EXPERT.match(module) if role == "routed_expert" else None
+    for module, (action, _, _) in weights.items():
+        expert = _EXPERT.match(module)
         if expert and action != "drop":
             (converted if action == "nvfp4" else staying).setdefault(expert[1], module)
     for container, module in staying.items():
         why = weights[module][2] or "its format"
-        if layout == "modelopt-v4" and converted:
+        if layout == "modelopt-v4" and weights[module][1] == "routed_expert":
             raise UsageError(
                 f"{module} would stay as it is ({why}); engines take every routed expert of this "
                 "model for NVFP4.",

@@ -221,11 +221,11 @@ def test_requests_that_fail_are_repeated(lfs_studio, short, rule):
 
 
 def test_nothing_is_left_behind_on_this_machine(studio, tmp_path):
-    strike(studio, "", MAIN, times=None, action="answer", status=403)
-    target, work = studio.name(), tmp_path / "work"
+    source, target, work = studio.source(BF16), studio.name(), tmp_path / "work"
+    strike(studio, target, MAIN, times=None, action="answer", status=403)
     with pytest.raises(NotAllowedError):
-        studio.convert(studio.source(BF16), target, work_dir=str(work))
+        studio.convert(source, target, work_dir=str(work))
     assert list(work.iterdir()) == []
     studio.hub.faults.clear()
-    studio.convert(studio.source(BF16), target, work_dir=str(work))
+    studio.convert(source, target, work_dir=str(work))
     assert list(work.iterdir()) == []

@@ -258,6 +258,15 @@ def test_no_routed_expert_of_deepseek_v4_can_be_kept(name):
     assert refused.value.exit_code == 2
 
 
+def test_mtp_experts_are_kept_all_or_none():
+    keep = r"^mtp\.0\.ffn\.experts\.1\."
+    with pytest.raises(SourceError, match="all experts of a layer in one format") as refused:
+        planned(source_folder("deepseek_v4"), mtp="nvfp4", keep=(keep,))
+
+    plan = planned(source_folder("deepseek_v4"), mtp="nvfp4", keep=keeps(refused.value.next_step))
+    assert not [j for j in plan.jobs if j.role == "mtp_expert" and j.action == "nvfp4"]
+
+
 @pytest.mark.parametrize("lost", ["k_proj", "v_proj"])
 def test_an_incomplete_set_is_refused_with_a_keep_that_works(tmp_path, lost):
     folder = copy_of("llama_bf16_tied", tmp_path / "source")

@@ -1,0 +1,135 @@
+"""The contract with huggingface_hub: every private name and detour that compat.py stands on."""
+
+import inspect
+import io
+
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from hubconv.hub import compat
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+def test_headers_are_made_anew_with_the_token_of_the_moment(monkeypatch):
+    api = HfApi(endpoint="http://127.0.0.1:9", token=None)
+    for token in ("hf_first", "hf_second"):
+        monkeypatch.setenv("HF_TOKEN", token)
+        assert compat.headers_of(api)["authorization"] == f"Bearer {token}"
+
+
+def test_the_client_factory_can_be_replaced_and_keeps_its_hooks():
+    import huggingface_hub
+
+    assert parameters(huggingface_hub.set_client_factory) == ["client_factory"]
+    client = compat.default_client_factory()
+    assert isinstance(client, compat.httpx.Client)
+    assert client.event_hooks["request"]
+    client.timeout = compat.httpx.Timeout(connect=1, read=2, write=3, pool=4)
+    assert client.timeout.read == 2
+    client.close()
+
+
+def test_the_http_library_is_the_one_the_client_uses():
+    from huggingface_hub.utils import _http
+
+    assert _http.httpx2 is compat.httpx
+    assert issubclass(compat.httpx.ReadError, compat.httpx.TransportError)
+    assert issubclass(compat.httpx.ReadTimeout, compat.httpx.TransportError)
+
+
+def test_a_card_is_validated_at_the_endpoint_of_its_own(lfs_studio):
+    compat.validate_card(lfs_studio.api, "---\nlicense: mit\n---\n")
+    with pytest.raises(ValueError, match="Invalid metadata"):
+        compat.validate_card(lfs_studio.api, "---\nlicense: [unclosed\n---\n")
+    assert "repo_type" in parameters(HfApi._validate_yaml)
+
+
+def test_only_a_hub_with_xet_says_so(studio):
+    speaks = compat.speaks_xet(studio.api, studio.source(), "main")
+    assert speaks == (studio.mode == "xet")
+
+
+def test_refusals_are_raised_while_asking_for_xet(lfs_studio):
+    with pytest.raises(HfHubHTTPError):
+        compat.speaks_xet(lfs_studio.api_of("hf_nobody"), lfs_studio.source(), "main")
+
+
+def test_a_buffered_reader_goes_by_lfs_and_a_path_by_xet(tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"x" * 100)
+    by_xet, by_lfs = (compat.addition("x", file, xet=xet) for xet in (True, False))
+    assert not isinstance(by_xet.path_or_fileobj, io.IOBase)
+    assert isinstance(by_lfs.path_or_fileobj, io.BufferedReader)
+    reader = by_lfs.path_or_fileobj
+    for operation in (by_xet, by_lfs):
+        compat.finished_upload(operation)
+        assert operation.path_or_fileobj == b""
+    assert reader.closed
+
+
+def test_an_operation_knows_the_hash_it_was_uploaded_under(studio, tmp_path):
+    import hashlib
+
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"x" * 100_000)
+    repo = studio.name()
+    studio.api.create_repo(repo)
+    operation = compat.addition("x.safetensors", file, xet=studio.mode == "xet")
+    studio.api.preupload_lfs_files(repo, [operation], free_memory=False)
+    compat.finished_upload(operation)
+    file.unlink()
+    wanted = hashlib.sha256(b"x" * 100_000).hexdigest()
+    assert compat.sha256_of(operation) == wanted
+    studio.api.create_commit(repo, [operation], commit_message="by hash alone")
+    assert studio.tree(repo)["x.safetensors"] == wanted
+
+
+def test_an_operation_of_a_failed_commit_can_be_committed_again(lfs_studio):
+    repo = lfs_studio.name()
+    lfs_studio.api.create_repo(repo)
+    lfs_studio.hub.faults.answer("POST", rf"{repo}/commit/main", 503)
+    operation = CommitOperationAdd("x.json", b"{}")
+    with pytest.raises(HfHubHTTPError) as failed:
+        lfs_studio.api.create_commit(repo, [operation], commit_message="once")
+    assert compat.status_of(failed.value) == 503
+    lfs_studio.api.create_commit(repo, [operation], commit_message="twice")
+    assert "x.json" in lfs_studio.tree(repo)
+
+
+def test_an_error_without_an_answer_has_no_status():
+    assert compat.status_of(ValueError("x")) == 0
+    assert compat.status_of(compat.httpx.ConnectError("x")) == 0
+
+
+def test_the_rate_limit_of_the_hub_is_understood():
+    limit = compat.parse_ratelimit_headers({"ratelimit": '"api";r=0;t=55'})
+    assert (limit.remaining, limit.reset_in_seconds) == (0, 55)
+    assert compat.parse_ratelimit_headers({}) is None
+
+
+def test_a_xet_connection_is_asked_for_with_these_words():
+    assert parameters(compat.refresh_xet_connection_info)[:2] == ["file_data", "headers"]
+    data = compat.XetFileData(file_hash="0" * 64, refresh_route="http://127.0.0.1:9/x")
+    assert (data.file_hash, data.refresh_route) == ("0" * 64, "http://127.0.0.1:9/x")
+
+
+def test_hf_xet_streams_downloads_with_these_words():
+    import hf_xet
+
+    assert hasattr(hf_xet.XetSession, "new_download_stream_group")
+    from hubconv.hub.fetch import _XET_BUFFERS
+
+    hf_xet.XetConfig().with_config(_XET_BUFFERS)
+    assert hf_xet.XetAuthenticationError.__module__ == "hf_xet"
+
+
+def test_hf_transfer_downloads_with_these_words():
+    import hf_transfer
+
+    assert {"max_files", "chunk_size", "parallel_failures", "max_retries", "headers"} <= set(
+        parameters(hf_transfer.download)
+    )
