@@ -68,7 +68,7 @@ class Studio:
     folder: Path
     checkpoints: object
     waits: list = field(default_factory=list)
-    token: str | bool | None = None
+    token: str | None = None
     _sources: dict = field(default_factory=dict)
     _count: int = 0
 
@@ -84,10 +84,10 @@ class Studio:
         return HfApi(endpoint=self.hub.endpoint, token=token)
 
     def client(self):
-        """A client that notes how long it would have waited; with `token`, if it is set."""
+        """A client that notes how long it would have waited; with `token` ("" for none), if set."""
         from hubconv.hub.client import HubClient
 
-        api = self.api if self.token is None else self.api_of(self.token)
+        api = self.api if self.token is None else self.api_of(self.token or None)
         return HubClient(api, wait=self.waits.append)
 
     # ── repositories ─────────────────────────────────────────────────────────────────────────
@@ -198,14 +198,19 @@ class Studio:
             "HF_TOKEN": DEMO_TOKEN,
             "HF_HOME": str(self.folder / "home"),
             "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "PYTHONPATH": str(ROOT),
         } | more
         return {name: value for name, value in kept.items() if value is not None}
 
-    def start(self, *words, env=None, **popen):
-        """The real command, running."""
+    def start(self, *words, env=None, group=None, **popen):
+        """The real command, running; `group` shards go into one staging commit."""
+        program = ["-m", "hubconv"]
+        if group is not None:
+            lines = ["from hubconv.hub import staging", f"staging.GROUP_UNITS = {group}"]
+            program = ["-c", "; ".join([*lines, "from hubconv.cli import main", "main()"])]
         return subprocess.Popen(
-            [sys.executable, "-m", "hubconv", *map(str, words)],
+            [sys.executable, *program, *map(str, words)],
             env=self.environment(**(env or {})),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

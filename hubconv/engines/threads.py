@@ -5,6 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from hubconv.ends import UnitRecord
 from hubconv.engines.stop import Stop
+from hubconv.errors import HubconvError
 from hubconv.progress import Progress
 from hubconv.steps.shards import Unit
 from hubconv.work import Bench, work
@@ -48,9 +49,15 @@ def run_units(
 
     try:
         made = [one(unit) for unit in units] if workers == 1 else _pooled(one, units, workers)
-    finally:
-        # Whatever ended the run, what is finished must not be lost.
-        bench.staging.flush()
+    except BaseException:
+        # Whatever ended the run, what is finished must not be lost, nor may a second failure
+        # hide the first.
+        try:
+            bench.staging.flush()
+        except HubconvError as error:
+            progress.warn(f"Finished shards could not be noted: {error}")
+        raise
+    bench.staging.flush()
     reason = stop.reason()
     if reason is not None and None in made:
         raise reason

@@ -226,6 +226,13 @@ def parse_index(text: bytes, present: Iterable[str]) -> dict[str, str]:
     return weight_map
 
 
+def stated_size(index: bytes) -> int | None:
+    """`total_size` of an index that `parse_index` has accepted; None where it states none."""
+    metadata = _parse_json(index, INDEX_NAME).get("metadata")
+    size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return int(size) if isinstance(size, int) and _is_size(size) else None
+
+
 def write_header(tensors: Sequence[tuple[str, str, Sequence[int]]]) -> bytes:
     """The beginning of a safetensors file, up to the first tensor byte.
 

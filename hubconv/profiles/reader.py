@@ -62,7 +62,6 @@ class Profile:
         policies: Policy name to the roles it turns into NVFP4.
         default_policy: The policy where none is asked for.
         partners: Sibling modules that engines fuse: one global scale, one format.
-        same_format: Sibling modules that engines fuse but that are never quantized.
         index_only: Tensor names an index may list although no shard holds them.
         drops: (pattern, reason) of tensors left out.
         recodes: Exact re-spellings of kept tensors.
@@ -83,7 +82,6 @@ class Profile:
     policies: Mapping[str, frozenset[str]]
     default_policy: str
     partners: tuple[tuple[str, ...], ...]
-    same_format: tuple[tuple[str, ...], ...] = ()
     index_only: tuple[re.Pattern[str], ...] = ()
     drops: tuple[tuple[re.Pattern[str], str], ...] = ()
     recodes: tuple[Recode, ...] = ()
@@ -154,7 +152,7 @@ def choose_profile(config: Mapping[str, Any], tensors: Collection[str]) -> Profi
 
 _KEYS = frozenset({
     "title", "match", "layouts", "readers", "roles", "never", "policies", "default_policy",
-    "partners", "same_format", "index_only", "drops", "recodes", "mtp",
+    "partners", "index_only", "drops", "recodes", "mtp",
 })  # fmt: skip
 
 
@@ -180,7 +178,6 @@ def _profile(name: str, data: Mapping[str, Any]) -> Profile:
         },
         default_policy=data["default_policy"],
         partners=tuple(tuple(members) for members in data.get("partners", ())),
-        same_format=tuple(tuple(members) for members in data.get("same_format", ())),
         index_only=tuple(re.compile(pattern) for pattern in data.get("index_only", ())),
         drops=tuple((re.compile(d["pattern"]), d["reason"]) for d in data.get("drops", ())),
         recodes=tuple(_recode(recode) for recode in data.get("recodes", ())),

@@ -16,6 +16,7 @@ from hubconv.formats.checkpoint import (
     header_length,
     parse_header,
     parse_index,
+    stated_size,
 )
 
 FIRST_READ_BYTES: Final = 256 * 1024
@@ -58,7 +59,8 @@ def take_inventory(source: Source) -> Inventory:
     """
     files = source.files()
     config = read_config(source)
-    index = _read_index(source, files)
+    index_text = _read_index(source, files)
+    index = parse_index(index_text, files) if index_text is not None else None
     shards = _shards(files, index, source.ref)
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         headers = list(pool.map(lambda shard: read_header(source, files[shard]), shards))
@@ -72,7 +74,8 @@ def take_inventory(source: Source) -> Inventory:
                 )
             tensors[tensor.name] = tensor
     ghosts = _reconcile(tensors, index)
-    return Inventory(config, shards, tensors, ghosts, index is not None, ())
+    warnings = _size_warning(index_text, tensors)
+    return Inventory(config, shards, tensors, ghosts, index is not None, warnings)
 
 
 def read_config(source: Source) -> dict[str, Any]:
@@ -111,13 +114,24 @@ def read_header(source: Source, entry: FileEntry) -> list[StoredTensor]:
     return parse_header(first[LENGTH_BYTES:end], entry.size, entry.path)
 
 
-def _read_index(source: Source, files: Mapping[str, FileEntry]) -> dict[str, str] | None:
+def _size_warning(index: bytes | None, tensors: Mapping[str, StoredTensor]) -> tuple[str, ...]:
+    stated = stated_size(index) if index is not None else None
+    held = sum(tensor.nbytes for tensor in tensors.values())
+    if stated is None or stated == held:
+        return ()
+    return (
+        f"{INDEX_NAME} of the source states {stated} bytes of tensors; its shards hold {held}. "
+        "The result states what it holds.",
+    )
+
+
+def _read_index(source: Source, files: Mapping[str, FileEntry]) -> bytes | None:
     entry = files.get(INDEX_NAME)
     if entry is None:
         return None
     if entry.size > MAX_JSON_BYTES:
         raise HeaderError(f"{INDEX_NAME} is {entry.size} bytes long.")
-    return parse_index(source.read(INDEX_NAME, 0, entry.size), files)
+    return source.read(INDEX_NAME, 0, entry.size)
 
 
 def _shards(

@@ -182,11 +182,14 @@ def choose_layout(profile: Profile, recipe: Recipe) -> Layout:
 def plan_id(
     source: Source, inventory: Inventory, profile: Profile, layout: str, recipe: Recipe
 ) -> str:
-    """Stands for everything that decides the bytes of the result.
+    """Stands for everything that decides the bytes of the result, and nothing besides.
 
-    Two runs with the same id may go on with each other's shards.
+    Two runs with the same id may go on with each other's shards: whether a default was named, or
+    flushed blocks are accepted, makes no difference to them.
     """
     files = source.files()
+    asked = asdict(recipe) | {"layout": layout, "policy": recipe.policy or profile.default_policy}
+    del asked["allow_flushed"]
     inputs = sorted(
         (entry.path, entry.size, entry.sha256 or entry.stamp)
         for entry in files.values()
@@ -197,8 +200,7 @@ def plan_id(
         "commit": source.commit,
         "inputs": inputs,
         "profile": profile.name,
-        "layout": layout,
-        "recipe": asdict(recipe),
+        "recipe": asked,
         "recipe_version": RECIPE_VERSION,
     }
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))

@@ -71,7 +71,7 @@ def test_there_is_no_such_folder(refused):
         ("shard_truncated", BF16, 3, "model-"),
         ("unknown_tensor", V4, 3, "surprise"),
         ("nan_in_bf16", BF16, 7, "--keep"),
-        ("nan_in_fp8", V4, 7, "--keep"),
+        ("nan_in_fp8", V4, 7, "NaN"),
     ],
 )
 def test_a_broken_source_is_refused_by_name(
@@ -113,7 +113,7 @@ def test_a_foreign_namespace_is_refused(refused, lfs_studio):
 
 
 def test_without_a_token_nothing_is_published(refused, lfs_studio):
-    lfs_studio.token = False
+    lfs_studio.token = ""
     assert "hf auth login" in refused(4, lfs_studio.source(), lfs_studio.name())
 
 

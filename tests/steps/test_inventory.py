@@ -128,3 +128,15 @@ def test_a_header_longer_than_the_first_read_is_read_whole(monkeypatch):
 
     index = json.loads((source_folder("deepseek_v3") / INDEX).read_text())
     assert set(inventory.tensors) == set(index["weight_map"])
+
+
+def test_a_wrong_total_size_in_the_source_is_a_warning(tmp_path):
+    folder = copy_of("llama_bf16", tmp_path / "source")
+    index = json.loads((folder / INDEX).read_text())
+    index["metadata"]["total_size"] += 1
+    (folder / INDEX).write_text(json.dumps(index))
+
+    (warning,) = take_inventory(FolderSource(folder)).warnings
+
+    assert str(index["metadata"]["total_size"]) in warning
+    assert take_inventory(FolderSource(source_folder("llama_bf16"))).warnings == ()

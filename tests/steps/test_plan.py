@@ -427,11 +427,17 @@ def test_copies_of_every_family_hold_no_weights_and_no_second_model():
         {"keep": (r"layers\.0\.mlp\.",)},
         {"input_scale": 0.5},
         {"max_shard_bytes": 300_000},
-        {"allow_flushed": True},
     ],
 )
-def test_every_option_changes_the_plan_id(other):
+def test_every_option_that_changes_bytes_changes_the_plan_id(other):
     assert plan_of("llama_bf16", **other).plan_id != plan_of("llama_bf16").plan_id
+
+
+@pytest.mark.parametrize(
+    "other", [{"allow_flushed": True}, {"layout": "compressed-tensors"}, {"policy": "linears"}]
+)
+def test_what_changes_no_byte_keeps_the_plan_id(other):
+    assert plan_of("llama_bf16", **other).plan_id == plan_of("llama_bf16").plan_id
 
 
 def test_the_plan_id_does_not_depend_on_the_order_of_keys():

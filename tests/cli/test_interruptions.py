@@ -1,0 +1,144 @@
+"""The real process killed or stopped at known places: the next run goes on, main is never half."""
+
+import signal
+import time
+
+import pytest
+
+V4 = "deepseek_v4_sgl_fp8"
+QUICK = ("--device", "cpu", "--scales", "amax", "--workers", "1")
+SHARDS = 3
+
+
+def wait_until(condition, process):
+    end = time.monotonic() + 60
+    while not condition():
+        if process.poll() is not None:
+            out, err = process.communicate()
+            raise AssertionError(f"the command ended with {process.returncode}: {out}{err}")
+        assert time.monotonic() < end, "the place was not reached"
+        time.sleep(0.02)
+
+
+def killed_at(studio, target, rule, source=None, group=1):
+    """Start the real command, kill it where it hangs."""
+    armed = studio.hub.faults.hang(**{"seconds": 60, **rule})
+    words = (source or studio.source(V4), target, *QUICK)
+    with studio.start(*words, group=group) as process:
+        wait_until(lambda: studio.hub.faults.struck(armed), process)
+        time.sleep(0.3 if rule.get("after") else 0)
+        process.kill()
+        process.communicate(timeout=30)
+    studio.hub.faults.clear()
+
+
+def main_holds(studio, target):
+    """Shards and manifest on main: all, or none."""
+    tree = studio.tree(target) if studio.api.repo_exists(target) else {}
+    return sum(path.endswith(".safetensors") for path in tree), "hubconv.json" in tree
+
+
+# Requests of a run with one shard a commit: the note, then each shard, then main.
+PLACES = {
+    "opening the branch": ({"method": "POST", "path": "/branch/"}, 0, False),
+    "sending the second shard": ({"method": "PUT", "path": "", "skip": 1}, 1, True),
+    "before the second shard is committed": (
+        {"method": "POST", "path": "/commit/hubconv%2F", "skip": 2},
+        1,
+        True,
+    ),
+    "after the second shard is committed": (
+        {"method": "POST", "path": "/commit/hubconv%2F", "skip": 2, "after": True},
+        2,
+        True,
+    ),
+    "before the publish": ({"method": "POST", "path": "/commit/main"}, SHARDS, True),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_killed_run_goes_on_where_it_ended(lfs_studio, place):
+    rule, found, becomes_public = PLACES[place]
+    studio, target = lfs_studio, lfs_studio.name()
+    killed_at(studio, target, {**rule, "path": target + rule["path"] if rule["path"] else ""})
+    assert main_holds(studio, target) == (0, False)
+    assert studio.is_private(target)
+    done = studio.convert(studio.source(V4), target)
+    assert (done.units_found, done.units_made) == (found, SHARDS - found)
+    assert len(studio.publishes(target)) == 1
+    assert main_holds(studio, target) == (SHARDS, True)
+    assert studio.staging(target) == set()
+    # A repository that was made but not yet noted cannot be told from one made by hand.
+    assert studio.is_private(target) == (not becomes_public)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"method": "POST", "path": "/commit/main", "after": True},
+        {"method": "PUT", "path": "/settings"},
+        {"method": "POST", "path": "/tag/"},
+        {"method": "DELETE", "path": "/branch/"},
+    ],
+    ids=["after the publish", "making public", "tagging", "tidying up"],
+)
+def test_a_run_killed_after_its_publish_is_only_tidied_up(lfs_studio, rule):
+    studio, target = lfs_studio, lfs_studio.name()
+    killed_at(studio, target, rule, group=20)
+    assert main_holds(studio, target) == (SHARDS, True)
+    done = studio.convert(studio.source(V4), target)
+    assert done.status == "up-to-date"
+    assert len(studio.publishes(target)) == len(studio.tags(target)) == 1
+    assert studio.staging(target) == set()
+    assert not studio.is_private(target)
+
+
+def test_a_run_killed_while_xet_uploads_goes_on(xet_studio):
+    studio, target = xet_studio, xet_studio.name()
+    killed_at(studio, target, {"method": "POST", "path": "/v1/xorbs/", "skip": 1})
+    assert main_holds(studio, target) == (0, False)
+    done = studio.convert(studio.source(V4), target)
+    assert done.units_found + done.units_made == SHARDS
+    assert len(studio.publishes(target)) == 1
+
+
+def test_a_killed_update_leaves_the_earlier_publish(lfs_studio):
+    studio, source, target = lfs_studio, lfs_studio.own_source(V4), lfs_studio.name()
+    studio.convert(source, target)
+    before = studio.tree(target)
+    studio.write(source, "generation_config.json", b'{"top_k": 1}')
+    killed_at(studio, target, {"method": "POST", "path": "/commit/main"}, source)
+    assert studio.tree(target) == before
+    done = studio.convert(source, target)
+    assert done.units_found == SHARDS
+    assert len(studio.publishes(target)) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_a_signal_stops_in_order(lfs_studio, number, code):
+    studio, target = lfs_studio, lfs_studio.name()
+    rule = studio.hub.faults.delay("PUT", "", 1.5, skip=1)
+    with studio.start(studio.source(V4), target, *QUICK, "--json") as process:
+        wait_until(lambda: studio.hub.faults.struck(rule), process)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code, out + err
+    assert f'"exit_code": {code}' in out
+    assert "run the same command again" in err
+    assert main_holds(studio, target) == (0, False)
+    done = studio.convert(studio.source(V4), target)
+    assert done.units_found >= 1
+    assert len(studio.publishes(target)) == 1
+
+
+def test_the_time_limit_ends_a_run_with_everything_staged(lfs_studio):
+    studio, target = lfs_studio, lfs_studio.name()
+    studio.hub.faults.delay("PUT", "", 2.5)
+    done = studio.command(studio.source(V4), target, *QUICK, "--time-limit", "2", "--json")
+    assert done.code == 10, done.said
+    assert done.json["error"] == "StoppedError"
+    assert main_holds(studio, target) == (0, False)
+    again = studio.command(studio.source(V4), target, *QUICK, "--json")
+    assert (again.code, again.json["shards_found"] >= 1) == (0, True)
