@@ -7,7 +7,14 @@ import shutil
 import pytest
 from safetensors import safe_open
 
-from hubconv.errors import ConflictError, HubconvError, NotAllowedError, TemporaryError, UsageError
+from hubconv.errors import (
+    ConflictError,
+    HubconvError,
+    IntegrityError,
+    NotAllowedError,
+    TemporaryError,
+    UsageError,
+)
 from hubconv.hub.source import HubSource
 from hubconv.steps.decide import Recipe
 
@@ -199,6 +206,21 @@ def test_a_publish_that_somebody_undid_is_made_again(lfs_studio):
     done = studio.convert(source, target)
     assert done.published.commit == studio.api.repo_info(target).sha
     assert differences(studio, target) == set()
+
+
+def test_a_publish_that_reads_back_wrong_is_neither_shown_nor_tagged(lfs_studio, monkeypatch):
+    studio, target = lfs_studio, lfs_studio.name()
+    with monkeypatch.context() as patch:
+        patch.setattr("hubconv.pipeline.verify_tree", lambda *_: ["x has 3 bytes, not 4"])
+        with pytest.raises(IntegrityError, match="x has 3 bytes") as wrong:
+            studio.convert(studio.source(BF16), target)
+    assert wrong.value.exit_code == 7
+    assert (studio.is_private(target), studio.tags(target)) == (True, set())
+    assert len(studio.staging(target)) == 1
+    # Nothing is wrong in truth: the next run finds that out and finishes.
+    assert studio.convert(studio.source(BF16), target).status == "up-to-date"
+    assert (studio.is_private(target), len(studio.tags(target))) == (False, 1)
+    assert studio.staging(target) == set()
 
 
 # ── visibility ───────────────────────────────────────────────────────────────────────────────

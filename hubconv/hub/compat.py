@@ -19,6 +19,7 @@ from huggingface_hub.utils._http import (
 from huggingface_hub.utils._xet import XetFileData, refresh_xet_connection_info
 
 __all__ = [
+    "NOT_FOUND",
     "XetFileData",
     "addition",
     "finished_upload",

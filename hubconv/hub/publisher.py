@@ -54,12 +54,10 @@ class Publisher:
         Raises:
             ConflictError: Main received something else meanwhile.
         """
-        done = self._made(release.plan_id) or self._once(release, staging_commit, add)
-        self.close(release.plan_id, done)
-        return done
+        return self._made(release.plan_id) or self._once(release, staging_commit, add)
 
     def close(self, plan_id: str, done: Published) -> None:
-        """What follows the commit: visibility and tag. Harmless when done again."""
+        """What follows once the commit is checked: visibility and tag. Harmless when done again."""
         api = self.client.api
         if self.public_after and not done.pull_request:
             self.client.call(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from huggingface_hub import CommitOperationAdd
-from huggingface_hub.errors import BadRequestError, RevisionNotFoundError
+from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RevisionNotFoundError
 
 from hubconv.ends import JOURNAL, Published, Release, Sink, Source, StagedFile, UnitRecord
 from hubconv.errors import ConflictError, HubconvError, IntegrityError, TemporaryError
@@ -33,7 +33,14 @@ from hubconv.hub.client import (
     pause,
 )
 from hubconv.hub.commits import TRAILER, Commits
-from hubconv.hub.compat import addition, finished_upload, sha256_of, speaks_xet, status_of
+from hubconv.hub.compat import (
+    NOT_FOUND,
+    addition,
+    finished_upload,
+    sha256_of,
+    speaks_xet,
+    status_of,
+)
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.source import HubSource
 
@@ -64,7 +71,11 @@ class _Uploaded:
 
 
 class HubStaging:
-    """The journal of one plan on a target repository."""
+    """The journal of one plan on a target repository.
+
+    Attributes:
+        published: The publish of the plan, once there is one.
+    """
 
     def __init__(
         self, client: HubClient, repo: str, plan_id: str, work_dir: Path, publisher: Publisher
@@ -80,6 +91,7 @@ class HubStaging:
         self._uploaded: dict[str, _Uploaded] = {}
         self._pending: list[UnitRecord] = []
         self._last_commit = time.monotonic()
+        self.published: Published | None = None
         self._open_branch()
         self._xet = client.call(
             f"Asking {repo} for upload", lambda: speaks_xet(client.api, repo, self._branch)
@@ -249,7 +261,8 @@ class HubStaging:
 
     def publish(self, release: Release) -> Published:
         """Show the release in one commit; see `Publisher`."""
-        return self._publisher.publish(release, self._staging_view().commit, self._file)
+        self.published = self._publisher.publish(release, self._staging_view().commit, self._file)
+        return self.published
 
     def _file(self, path: str, data: bytes) -> CommitOperationAdd:
         if self._xet:
@@ -261,13 +274,19 @@ class HubStaging:
         return addition(path, spooled, xet=False)
 
     def discard(self) -> None:
-        """Delete the staging branch and the local work folder."""
+        """Tag and show what was published; delete the staging branch and the local work folder.
+
+        Called when the publish commit was read back and found right.
+        """
+        if self.published is not None:
+            self._publisher.close(self._plan_id, self.published)
 
         def delete() -> None:
             try:
                 self._client.api.delete_branch(self._repo, branch=self._branch)
-            except RevisionNotFoundError:
-                return
+            except HfHubHTTPError as error:
+                if status_of(error) != NOT_FOUND:
+                    raise
 
         self._client.call(f"Deleting {self._branch} of {self._repo}", delete)
         shutil.rmtree(self._work_dir, ignore_errors=True)

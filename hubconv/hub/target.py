@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hubconv.ends import MANIFEST, FileEntry, Published, Source
-from hubconv.errors import NotAllowedError, SourceError
+from hubconv.errors import IntegrityError, NotAllowedError, SourceError
 from hubconv.hub.client import HubClient
 from hubconv.hub.compat import validate_card
 from hubconv.hub.publisher import Publisher
@@ -231,12 +231,32 @@ class HubTarget:
         return note if isinstance(note, dict) else {}
 
     def tidy(self, plan_id: str) -> None:
-        """Finish what a run killed after its publish left undone."""
+        """Finish what a run killed after its publish left undone.
+
+        Raises:
+            IntegrityError: The publish is not what its manifest says.
+        """
         if branch_of(plan_id) not in self._staging_branches():
             return
         make_public = not self._make_private and self._note(plan_id).get("make_public") is True
         publisher = self._publisher(make_public=make_public)
         done = self.published(plan_id)
         if done is not None:
-            publisher.close(plan_id, done)
-            HubStaging(self._client, self._repo, plan_id, self._work_dir, publisher).discard()
+            self._check_published(done)
+            staging = HubStaging(self._client, self._repo, plan_id, self._work_dir, publisher)
+            staging.published = done
+            staging.discard()
+
+    def _check_published(self, done: Published) -> None:
+        """What the killed run had no time for: is the publish what its manifest says?"""
+        view = self._at(done.commit)
+        files = view.files()
+        manifest = json.loads(view.read(MANIFEST, 0, files[MANIFEST].size))
+        for path, wanted in manifest["files"].items():
+            found = files.get(path)
+            same = found is not None and found.size == wanted["size"]
+            if found is None or not same or found.sha256 not in {"", wanted["sha256"]}:
+                raise IntegrityError(
+                    f"{path} in {self._repo} at {done.commit} is not what was published.",
+                    f"Look at {done.url}; the commit before it is the last good one.",
+                )
