@@ -179,6 +179,7 @@ class _Run:
         made = run_units(bench, missing, self.request.workers, self.progress, self.stop)
         records = {**found, **{record.shard: record for record in made}}
         ordered = [records[unit.shard] for unit in self.plan.units]
+        self.stop.at_once()
         self.progress.phase("Verifying what is staged")
         verification = verify_staged(self.plan, ordered, staging.view(), self.source, Sample())
         verification.raise_on_errors("Nothing was published; every shard is kept.")
@@ -190,6 +191,7 @@ class _Run:
             verification,
         )
         release, report = compose(self.plan, ordered, self.source, self.target, telling)
+        self.stop.at_once()
         self.progress.phase("Publishing")
         published = staging.publish(release)
         self._compare(published, release.files)

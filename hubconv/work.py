@@ -21,6 +21,7 @@ from hubconv.formats.nvfp4 import Quality, global_scale, global_scale_amax
 from hubconv.formats.stored import NonFiniteError, StoredWeight, Window
 from hubconv.kernels import Kernel
 from hubconv.steps.decide import Job
+from hubconv.steps.inventory import check_headers
 from hubconv.steps.partners import keep_option
 from hubconv.steps.plan import Plan
 from hubconv.steps.shards import Unit, tail_order
@@ -72,8 +73,12 @@ def work(bench: Bench, unit: Unit) -> UnitRecord:
     started = time.monotonic()
     with ExitStack() as stack:
         reader = _Reader(bench.source)
+        reads = [tensor for job in (*unit.jobs, *unit.tail) for tensor in job.reads]
         for shard in unit.sources:
-            reader.opened[shard] = stack.enter_context(bench.source.open(shard))
+            opened = stack.enter_context(bench.source.open(shard))
+            entry = bench.source.files()[shard]
+            check_headers(opened, entry, (tensor for tensor in reads if tensor.shard == shard))
+            reader.opened[shard] = opened
         sink = stack.enter_context(bench.staging.create(unit.shard))
         walk = _Walk(bench, reader, find_layout(bench.plan.layout))
         sink.write(unit.header())

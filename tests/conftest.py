@@ -24,6 +24,9 @@ os.environ |= {
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "HF_XET_TELEMETRY_ENABLED": "0",
 }
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One core each: torch's own threads would only fight over the cores.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest  # noqa: E402
 

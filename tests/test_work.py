@@ -450,3 +450,15 @@ def test_all_source_bytes_are_counted_as_converted(tmp_path, name):
         make(bench, unit)
 
     assert sum(counted) == sum(t.nbytes for job in bench.plan.jobs if job.writes for t in job.reads)
+
+
+def test_a_header_garbled_on_the_way_to_the_plan_is_found_in_the_proven_shard(tmp_path):
+    bench = bench_of(source_folder("llama_bf16"), tmp_path / "target")
+    unit = bench.plan.units[0]
+    job = unit.jobs[0]
+    data = job.reads[0]
+    moved = replace(data, begin=data.begin + 8, end=data.end + 8)
+    garbled = replace(unit, jobs=(replace(job, reads=(moved, *job.reads[1:])), *unit.jobs[1:]))
+
+    with pytest.raises(IntegrityError, match="not what its header said"):
+        make(bench, garbled)

@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hubconv.ends import FileEntry, Source
-from hubconv.errors import HeaderError, SourceError
+from hubconv.ends import FileEntry, ShardBytes, Source
+from hubconv.errors import HeaderError, IntegrityError, SourceError
 from hubconv.formats.checkpoint import (
     INDEX_NAME,
     LENGTH_BYTES,
@@ -112,6 +112,26 @@ def read_header(source: Source, entry: FileEntry) -> list[StoredTensor]:
     if end > len(first):
         first += source.read(entry.path, len(first), end)
     return parse_header(first[LENGTH_BYTES:end], entry.size, entry.path)
+
+
+def check_headers(shard: ShardBytes, entry: FileEntry, planned: Iterable[StoredTensor]) -> None:
+    """Compare what was planned with the header of the shard itself, now that its hash is proven.
+
+    Headers are planned from by range, and nothing proves a range.
+
+    Raises:
+        IntegrityError: A tensor is not where, or not what, the plan says.
+    """
+    first = bytes(shard.read(0, LENGTH_BYTES))
+    end = LENGTH_BYTES + header_length(first, entry.size, entry.path)
+    header = bytes(shard.read(LENGTH_BYTES, end))
+    proven = {tensor.name: tensor for tensor in parse_header(header, entry.size, entry.path)}
+    for tensor in planned:
+        if proven.get(tensor.name) != tensor:
+            raise IntegrityError(
+                f"{tensor.name} in {entry.path} is not what its header said when it was planned.",
+                "The line garbled the header, or the file changed: run the same command again.",
+            )
 
 
 def _size_warning(index: bytes | None, tensors: Mapping[str, StoredTensor]) -> tuple[str, ...]:
