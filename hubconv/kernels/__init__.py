@@ -48,7 +48,12 @@ def choose(device: str, workers: int = 1) -> Kernel:
         ResourceError: The device does not exist here.
         UsageError: Not a device name.
     """
-    # Here, because torch takes seconds to import.
-    from hubconv.kernels.reference import ReferenceKernel
+    # Here, because torch takes seconds to import, and compiled code to load.
+    if device != "cpu":
+        from hubconv.kernels.reference import ReferenceKernel, device_named
 
-    return ReferenceKernel(device, workers)
+        if device_named(device).type != "cpu":
+            return ReferenceKernel(device, workers)
+    from hubconv.kernels.cpu import CpuKernel
+
+    return CpuKernel(workers)

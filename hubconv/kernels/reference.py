@@ -33,7 +33,7 @@ class ReferenceKernel:
     """
 
     def __init__(self, device: str, workers: int = 1) -> None:
-        self._device = _device(device)
+        self._device = device_named(device)
         if workers > 1:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
         self._elements = _CPU_ELEMENTS if self._device.type == "cpu" else _CUDA_ELEMENTS
@@ -114,7 +114,16 @@ def _numpy(tensor: Tensor, rows: int) -> np.ndarray[tuple[int, int], np.dtype[np
     return tensor.cpu().numpy().reshape(rows, -1)
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device that a name stands for, on this machine.
+
+    Args:
+        name: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ResourceError: The device does not exist here.
+        UsageError: Not a device name.
+    """
     found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
     if not found:
         raise UsageError(f"{name!r} is not a device.", "Use auto, cpu, cuda or cuda:N.")

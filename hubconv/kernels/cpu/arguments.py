@@ -1,0 +1,78 @@
+"""What the compiled functions are given: how to round, where the scales lie, what to fill."""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import types
+
+from hubconv.kernels.cpu import jit, numbers
+from hubconv.kernels.cpu.jit import inlined
+
+FIGURES: Final = 7
+"""Blocks that are exact, flushed, of a low scale; error, square, worst ratio; blocks not finite."""
+
+
+class Rule(NamedTuple):
+    """How to round.
+
+    Attributes:
+        global_scale: float32.
+        reciprocal: 1 / global_scale, float32; exact for `search`.
+        searched: Nine block scales are tried; otherwise ModelOpt's rule holds.
+    """
+
+    global_scale: np.float32
+    reciprocal: np.float32
+    searched: bool
+
+
+class Shape(NamedTuple):
+    """Where some rows of a weight lie among its scales.
+
+    Attributes:
+        rows: Rows.
+        cols: Columns, in elements.
+        scale_rows: Rows under one scale.
+        scale_cols: Columns under one scale.
+        before: Rows under the first scale that lie before these.
+        paired: A byte holds two codes.
+    """
+
+    rows: int
+    cols: int
+    scale_rows: int
+    scale_cols: int
+    before: int
+    paired: bool
+
+
+class Output(NamedTuple):
+    """What is written.
+
+    Attributes:
+        codes: [rows * columns / 2] uint8.
+        scales: [rows * columns / 16] uint8.
+        figures: [FIGURES] float64, added to.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    scales: npt.NDArray[np.uint8]
+    figures: npt.NDArray[np.float64]
+
+
+RULE: Final = types.NamedTuple([jit.FLOAT, jit.FLOAT, jit.FLAG], Rule)
+SHAPE: Final = types.NamedTuple([jit.INT, jit.INT, jit.INT, jit.INT, jit.INT, jit.FLAG], Shape)
+OUTPUT: Final = types.NamedTuple([jit.BYTES_OUT, jit.BYTES_OUT, jit.DOUBLES_OUT], Output)
+
+
+@inlined
+def count(figures: Any, error: Any, square: Any, vanished: Any, scale: Any) -> None:
+    """Add a block to the figures: its error and square, and the code of its scale."""
+    figures[0] += error == 0
+    figures[1] += square > 0 and vanished
+    figures[2] += scale < numbers.LOWEST_SEARCHED
+    figures[3] += error
+    figures[4] += square
+    if error > figures[5] * square:
+        figures[5] = error / square

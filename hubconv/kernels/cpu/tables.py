@@ -1,0 +1,202 @@
+"""What each code of a source becomes, tabled by its scale.
+
+All weights under one scale that have the same magnitude code are the same number, and the codes are
+few. Errors, boundaries and block scales are worked out once for each, when first asked for.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import types
+
+from hubconv.formats.nvfp4 import E4M3_VALUES
+from hubconv.kernels.cpu import jit, numbers
+from hubconv.kernels.cpu.arguments import RULE
+from hubconv.kernels.cpu.jit import inlined
+from hubconv.kernels.cpu.vectors import CANDIDATES, ROW
+
+SLOTS: Final = 16
+"""Scales whose tables are kept; powers of two next to each other find room side by side."""
+
+LOWEST_OFFSET: Final = -2
+_GROUP: Final = 8  # columns of the table of candidates that are worked out together
+_SCALES: Final = 128
+_EDGES: Final = 16
+
+
+class Tables(NamedTuple):
+    """Tables of `SLOTS` scales over n magnitude codes; every array is flat.
+
+    Attributes:
+        values: [n] float32, what a code means without its scale; NaN for a code that means NaN.
+        keys: [slots] uint64, bits of the scale that a slot belongs to, or more than 32 bits.
+        sizes: [slots, n] float32, magnitudes of the weights.
+        units: [slots, n] float32, the same in units of the global scale.
+        plain: [slots, n] int32, code of the plain block scale under that largest magnitude.
+        errors: [slots, n, ROW] float32, squared error in units of the global scale under the block
+            scale whose code is the column less 2, clamped.
+        have_errors: [slots, ROW / 8] uint8, which eight columns are there.
+        figures: [slots, 128, n, 2] float64, squared error and square under a block scale.
+        edges: [slots, 128, 16] int8, boundaries for `vectors.pack_block`.
+        have_scale: [slots, 128] uint8, which block scales have figures and edges.
+        candidates: [ROW] float32, the block scales of the columns of `errors`.
+        marks: [n] int32, overwritten.
+        unpacked: [16] uint8, overwritten.
+    """
+
+    values: npt.NDArray[np.float32]
+    keys: npt.NDArray[np.uint64]
+    sizes: npt.NDArray[np.float32]
+    units: npt.NDArray[np.float32]
+    plain: npt.NDArray[np.int32]
+    errors: npt.NDArray[np.float32]
+    have_errors: npt.NDArray[np.uint8]
+    figures: npt.NDArray[np.float64]
+    edges: npt.NDArray[np.int8]
+    have_scale: npt.NDArray[np.uint8]
+    candidates: npt.NDArray[np.float32]
+    marks: npt.NDArray[np.int32]
+    unpacked: npt.NDArray[np.uint8]
+
+
+_ELEMENTS: Final = (
+    np.float32, np.uint64, np.float32, np.float32, np.int32, np.float32, np.uint8, np.float64,
+    np.int8, np.uint8, np.float32, np.int32, np.uint8,
+)  # fmt: skip
+TABLES: Final = types.NamedTuple([jit.array(element) for element in _ELEMENTS], Tables)
+
+
+def empty_tables(values: npt.NDArray[np.float32]) -> Tables:
+    """Tables without content, for magnitude codes that mean `values`."""
+    count = len(values)
+    codes = np.arange(ROW) + LOWEST_OFFSET
+    codes = codes.clip(numbers.LOWEST_SEARCHED, numbers.HIGHEST)
+    return Tables(
+        values=values.copy(),
+        keys=np.full(SLOTS, 1 << 32, np.uint64),
+        sizes=np.empty(SLOTS * count, np.float32),
+        units=np.empty(SLOTS * count, np.float32),
+        plain=np.empty(SLOTS * count, np.int32),
+        errors=np.empty(SLOTS * count * ROW, np.float32),
+        have_errors=np.zeros(SLOTS * ROW // _GROUP, np.uint8),
+        figures=np.empty(SLOTS * _SCALES * count * 2, np.float64),
+        edges=np.empty(SLOTS * _SCALES * _EDGES, np.int8),
+        have_scale=np.zeros(SLOTS * _SCALES, np.uint8),
+        candidates=E4M3_VALUES[codes],
+        marks=np.empty(count, np.int32),
+        unpacked=np.empty(16, np.uint8),
+    )
+
+
+def clear(tables: Tables) -> None:
+    """Forget what the tables hold, for another rule."""
+    tables.keys.fill(1 << 32)
+
+
+@inlined
+def slot_of(tables: Any, scale: Any, rule: Any) -> Any:
+    """The slot of a scale, float32; made ready where it belonged to another."""
+    bits = np.uint64(np.float32(scale).view(np.uint32))
+    slot = np.int64((bits >> np.uint64(23)) & np.uint64(SLOTS - 1))
+    if tables.keys[slot] != bits:
+        tables.keys[slot] = bits
+        _start(tables, slot, scale, rule)
+    return slot
+
+
+@inlined
+def errors_at(tables: Any, slot: Any, base: Any) -> Any:
+    """Where the errors of nine candidates around a base code begin; made where they are missing."""
+    for group in range(base // _GROUP, (base + CANDIDATES - 1) // _GROUP + 1):
+        if not tables.have_errors[slot * (ROW // _GROUP) + group]:
+            _add_errors(tables, slot, group)
+    return slot * len(tables.values) * ROW + base
+
+
+@inlined
+def require_scale(tables: Any, slot: Any, code: Any, rule: Any) -> None:
+    """Make the figures and edges of a block scale, where they are missing."""
+    if not tables.have_scale[slot * _SCALES + code]:
+        _add_scale(tables, slot, code, rule)
+
+
+@inlined
+def figures_at(tables: Any, slot: Any, code: Any) -> Any:
+    """Where the figures of a block scale begin."""
+    return (slot * _SCALES + code) * len(tables.values) * 2
+
+
+@inlined
+def edges_at(slot: Any, code: Any) -> Any:
+    """Where the edges of a block scale begin."""
+    return (slot * _SCALES + code) * _EDGES
+
+
+@jit.compiled(types.none(TABLES, jit.INT, jit.FLOAT, RULE))
+def _start(tables: Any, slot: Any, scale: Any, rule: Any) -> None:
+    """Begin the tables of a scale: magnitudes and plain block scales of all codes."""
+    count = len(tables.values)
+    for code in range(count):
+        size = abs(tables.values[code] * scale)
+        unit = size * rule.reciprocal
+        if rule.searched:
+            plain = numbers.searched_base(unit)
+        else:
+            plain = numbers.modelopt_scale(size, rule.global_scale)
+        tables.sizes[slot * count + code] = size
+        tables.units[slot * count + code] = unit
+        tables.plain[slot * count + code] = plain
+    groups = ROW // _GROUP
+    tables.have_errors[slot * groups : (slot + 1) * groups] = 0
+    tables.have_scale[slot * _SCALES : (slot + 1) * _SCALES] = 0
+
+
+@jit.compiled(types.none(TABLES, jit.INT, jit.INT))
+def _add_errors(tables: Any, slot: Any, group: Any) -> None:
+    """Work out the errors of all codes under eight candidates."""
+    count = len(tables.values)
+    tables.have_errors[slot * (ROW // _GROUP) + group] = 1
+    # Slices, because an index that might be negative keeps a loop from being vectorised; and a loop
+    # of a length that the compiler knows would be unrolled instead.
+    scales = tables.candidates[group * _GROUP : (group + 1) * _GROUP]
+    units = tables.units[slot * count : (slot + 1) * count]
+    errors = tables.errors[slot * count * ROW + group * _GROUP :]
+    for code in range(count):
+        unit = units[code]
+        eight = errors[code * ROW : code * ROW + _GROUP]
+        for lane in range(len(eight)):
+            scale = scales[lane]
+            error = numbers.nearest(unit / scale) * scale - unit
+            eight[lane] = error * error
+
+
+@jit.compiled(types.none(TABLES, jit.INT, jit.INT, RULE))
+def _add_scale(tables: Any, slot: Any, code: Any, rule: Any) -> None:
+    """Work out figures and edges of all codes under one block scale."""
+    count = len(tables.values)
+    tables.have_scale[slot * _SCALES + code] = 1
+    scale = numbers.e4m3_value(np.int32(code))
+    unit = scale * rule.global_scale
+    step = np.float64(scale) * np.float64(rule.global_scale)
+    begin = figures_at(tables, slot, code)
+    figures = tables.figures[begin : begin + 2 * count]
+    sizes = tables.sizes[slot * count : (slot + 1) * count]
+    units = tables.units[slot * count : (slot + 1) * count]
+    marks = tables.marks
+    searched = rule.searched
+    for at in range(count):
+        size = sizes[at]
+        scaled = units[at] / scale if searched else size / unit
+        magnitude = numbers.nearest(scaled)
+        error = np.float64(size) - np.float64(magnitude) * step
+        figures[2 * at] = error * error
+        figures[2 * at + 1] = np.float64(size) * np.float64(size)
+        has_sign = (size if searched else scaled) != 0
+        marks[at] = numbers.e2m1_code(magnitude) + 1 if has_sign else 0
+    edge = edges_at(slot, code)
+    tables.edges[edge : edge + _EDGES] = 0  # code 0 means zero, and has no sign
+    for at in range(count):
+        tables.edges[edge + tables.marks[at]] = at
+    for which in range(edge + 1, edge + 8):
+        tables.edges[which] = max(tables.edges[which], tables.edges[which - 1])
