@@ -12,11 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from hubconv.ends import MANIFEST, Source
+from hubconv.ends import Source
 from hubconv.errors import HubconvError, SourceError
 from hubconv.formats import contract
 from hubconv.formats.checkpoint import INDEX_NAME, StoredTensor
 from hubconv.formats.contract import Finding
+from hubconv.manifest import read_manifest
 from hubconv.opening import Scratch, open_source
 from hubconv.profiles import choose_profile
 from hubconv.steps.decide import Recipe
@@ -72,7 +73,7 @@ def audit(target: str, source: str = "", *, revision: str = "", work_dir: str = 
     """
     with Scratch(work_dir) as scratch:
         view = open_source(target, revision, scratch)
-        manifest = _manifest(view)
+        manifest = read_manifest(view)
         origin = _open_origin(source, manifest, scratch) if source else None
         return _Audit(view, manifest, origin).run()
 
@@ -175,21 +176,6 @@ class _Audit:
             for tensor in found
             if len(raw := self._view.read(tensor.shard, tensor.begin, tensor.end)) == 4
         }
-
-
-def _manifest(view: Source) -> dict[str, Any] | None:
-    entry = view.files().get(MANIFEST)
-    if entry is None:
-        return None
-    try:
-        manifest = json.loads(view.read(MANIFEST, 0, entry.size))
-    except ValueError:
-        return None
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    sound = isinstance(files, dict) and all(
-        isinstance(told, dict) and {"size", "sha256"} <= set(told) for told in files.values()
-    )
-    return manifest if sound else None
 
 
 def _packed(tensors: Mapping[str, StoredTensor]) -> list[str]:

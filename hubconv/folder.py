@@ -28,6 +28,7 @@ from hubconv.ends import (
 from hubconv.errors import NotAllowedError, SourceError
 from hubconv.files import FileSink, PositionedFile, disk_error, sha256_of
 from hubconv.formats.checkpoint import INDEX_NAME
+from hubconv.manifest import read_manifest
 
 _PUBLISHING: Final = "publishing.json"
 
@@ -118,12 +119,7 @@ class FolderTarget:
 
     def manifest(self) -> Mapping[str, Any] | None:
         """hubconv.json of the folder; None where there is none."""
-        path = self._folder / MANIFEST
-        try:
-            manifest = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            return None
-        return manifest if isinstance(manifest, dict) else None
+        return read_manifest(self.view()) if self._folder.is_dir() else None
 
     def files(self) -> Mapping[str, FileEntry]:
         """What the folder holds, the journal apart."""

@@ -73,8 +73,9 @@ def test_an_enormous_card_of_the_source_is_not_read(tmp_path):
 
 def test_a_damaged_manifest_counts_as_none(tmp_path):
     target = FolderTarget(tmp_path)
-    for text in ("{", "[]", "null"):
+    for text in ("{", "[]", "null", "{}", '{"files": {"config.json": 1}}', "[" * 100_000):
         (tmp_path / "hubconv.json").write_text(text)
         assert target.manifest() is None
-    (tmp_path / "hubconv.json").write_text(json.dumps(OURS))
-    assert target.manifest() == OURS
+    sound = OURS | {"files": {"config.json": {"size": 1, "sha256": "0" * 64}}}
+    (tmp_path / "hubconv.json").write_text(json.dumps(sound))
+    assert target.manifest() == sound

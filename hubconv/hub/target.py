@@ -15,6 +15,7 @@ from hubconv.hub.compat import validate_card
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.source import HubSource
 from hubconv.hub.staging import BRANCHES, HubStaging, branch_of, note_path
+from hubconv.manifest import read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +107,7 @@ class HubTarget:
         """hubconv.json on main, or None."""
         if not self._exists():
             return None
-        view = self._main()
-        entry = view.files().get(MANIFEST)
-        if entry is None:
-            return None
-        try:
-            manifest = json.loads(view.read(MANIFEST, 0, entry.size))
-        except ValueError:
-            return None
-        return manifest if isinstance(manifest, dict) else None
+        return read_manifest(self._main())
 
     def check(self, restricted: str) -> None:
         """Refuse before any download what would fail at the end.
@@ -250,13 +243,23 @@ class HubTarget:
     def _check_published(self, done: Published) -> None:
         """What the killed run had no time for: is the publish what its manifest says?"""
         view = self._at(done.commit)
-        files = view.files()
-        manifest = json.loads(view.read(MANIFEST, 0, files[MANIFEST].size))
-        for path, wanted in manifest["files"].items():
-            found = files.get(path)
-            same = found is not None and found.size == wanted["size"]
-            if found is None or not same or found.sha256 not in {"", wanted["sha256"]}:
-                raise IntegrityError(
-                    f"{path} in {self._repo} at {done.commit} is not what was published.",
-                    f"Look at {done.url}; the commit before it is the last good one.",
-                )
+        manifest = read_manifest(view)
+        wrong = [MANIFEST] if manifest is None else _differing(view.files(), manifest["files"])
+        if wrong:
+            raise IntegrityError(
+                f"{wrong[0]} in {self._repo} at {done.commit} is not what was published.",
+                f"Look at {done.url}; the commit before it is the last good one.",
+            )
+
+
+def _differing(
+    present: Mapping[str, FileEntry], told: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Paths that a manifest tells of and a tree does not hold so."""
+    return [
+        path
+        for path, wanted in told.items()
+        if path not in present
+        or present[path].size != wanted["size"]
+        or present[path].sha256 not in {"", wanted["sha256"]}
+    ]
