@@ -50,10 +50,11 @@ def choose(device: str, workers: int = 1) -> Kernel:
     """
     # Here, because torch takes seconds to import, and compiled code to load.
     if device != "cpu":
-        from hubconv.kernels.reference import ReferenceKernel, device_named
+        from hubconv.kernels.cuda import open_kernel
+        from hubconv.kernels.reference import device_named
 
         if device_named(device).type != "cpu":
-            return ReferenceKernel(device, workers)
+            return open_kernel(device, workers)
     from hubconv.kernels.cpu import CpuKernel
 
     return CpuKernel(workers)

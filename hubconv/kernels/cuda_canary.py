@@ -1,0 +1,113 @@
+"""Small weights on which a device must give the bytes of the CPU before it is trusted with others.
+
+A driver, a compiler or a card can be at fault; that must show before a checkpoint is written.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hubconv.errors import IntegrityError
+from hubconv.formats import stored
+from hubconv.formats.nvfp4 import Encoded, Quality, Scales, global_scale, global_scale_amax
+from hubconv.formats.stored import StoredWeight, Window
+from hubconv.kernels import Kernel
+
+_ROWS: Final = 72
+_SKIPPED: Final = 29  # rows before the window, so that it begins within a row of scales
+_COLS: Final = 544
+_AWKWARD: Final = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, 0.0, -0.0)
+
+Largest = Callable[[Window], float]
+Encode = Callable[[Window, float, Scales], Encoded]
+
+
+def check(form: str, *, mixed: bool, reference: Kernel, amax: Largest, encode: Encode) -> None:
+    """Compare what a device makes of some windows with what the reference makes of them.
+
+    Args:
+        form: fp8, mxfp4, BF16, F16 or F32.
+        mixed: Whether blocks of 16 lie under several scales; fp8 alone.
+        reference: The kernel that is right.
+        amax: The device's largest magnitude.
+        encode: The device's rounding.
+
+    Raises:
+        IntegrityError: A byte or a figure differs.
+    """
+    # The kernels have a way of their own for global scales far from those of common weights.
+    for exponent in (0, -13):
+        window = _window(form, exponent, mixed=mixed)
+        largest = reference.amax(window)
+        same = amax(window) == largest
+        rules: tuple[tuple[Scales, float], ...] = (
+            ("search", global_scale(largest)),
+            ("amax", global_scale_amax(largest)),
+        )
+        for rule, scale in rules:
+            expected = reference.encode(window, scale, rule)
+            same = same and _equal(expected, encode(window, scale, rule))
+        if not same:
+            raise IntegrityError(
+                f"The CUDA device gives other bytes than the CPU for {form} weights.",
+                "Use --device cpu, and report the card, its driver, torch and Triton.",
+            )
+
+
+def _equal(expected: Encoded, found: Encoded) -> bool:
+    wanted, figures = expected.quality, found.quality
+    return (
+        np.array_equal(expected.codes, found.codes)
+        and np.array_equal(expected.scales, found.scales)
+        and _counts(wanted) == _counts(figures)
+        and math.isclose(wanted.error_sq, figures.error_sq, rel_tol=1e-12)
+        and math.isclose(wanted.weight_sq, figures.weight_sq, rel_tol=1e-12)
+        and math.isclose(wanted.worst_block, figures.worst_block, rel_tol=1e-12)
+    )
+
+
+def _counts(quality: Quality) -> tuple[int, ...]:
+    counts = (quality.elements, quality.blocks, quality.exact_blocks)
+    return (*counts, quality.flushed_blocks, quality.low_scales)
+
+
+def _window(form: str, exponent: int, *, mixed: bool) -> Window:
+    """Awkward weights that all carry 2^exponent."""
+    random = np.random.default_rng(16)
+    rows = _SKIPPED + _ROWS
+    if form == "fp8":
+        weight = StoredWeight("fp8", "F8_E4M3", rows, _COLS, "F32", (5, 24) if mixed else (48, 128))
+        data = random.integers(0, 256, (_ROWS, _COLS)).astype(np.uint8)
+        data[data & 0x7F == 0x7F] = 0x80
+    elif form == "mxfp4":
+        weight = StoredWeight("mxfp4", "I8", rows, _COLS, "F32", (1, 32))
+        data = random.integers(0, 256, (_ROWS, _COLS // 2)).astype(np.uint8)
+    else:
+        weight = StoredWeight("plain", form, rows, _COLS)
+        data = _plain(random, form, exponent)
+    data[1] = 0
+    data[2, 32:] = 0
+    needed = len(weight.scale_rows(_SKIPPED, _ROWS)), weight.scale_shape[1]
+    factors = random.random(needed, np.float32) + np.float32(0.5)
+    factors *= np.exp2(random.integers(exponent - 12, exponent, needed)).astype(np.float32)
+    return stored.window(weight, _SKIPPED, data.tobytes(), factors.tobytes())
+
+
+def _plain(random: np.random.Generator, dtype: str, exponent: int) -> npt.NDArray[np.uint8]:
+    """[rows, row bytes] uint8: numbers of many sizes, boundaries of E2M1, an outlier."""
+    values = random.standard_normal((_ROWS, _COLS), np.float32)
+    values *= np.exp2(random.integers(-9, 9, (_ROWS, 1))).astype(np.float32)
+    values[3:24] = random.choice(np.array(_AWKWARD, np.float32), (21, _COLS)) * np.sign(
+        values[3:24]
+    )
+    values[24:32] *= np.float32(2.0**-13)
+    values[5, 7] = 30000
+    values *= np.float32(2.0**exponent)
+    if dtype == "F32":
+        return values.view(np.uint8)
+    if dtype == "F16":
+        return values.astype(np.float16).view(np.uint8)
+    return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
