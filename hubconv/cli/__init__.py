@@ -45,13 +45,13 @@ limit, run again · 130/143 stopped by a signal, run again."""
 )
 @click.version_option(__version__, prog_name="hubconv")
 def group() -> None:
-    r"""Turn a checkpoint on the Hugging Face Hub into an NVFP4 checkpoint on the Hub.
+    """Turn a checkpoint on the Hugging Face Hub into an NVFP4 checkpoint on the Hub.
 
     \b
     hubconv deepseek-ai/X my-org/X-NVFP4     convert and publish
     hubconv ./X ./X-NVFP4                    the same from folder to folder
     hubconv plan deepseek-ai/X               what would be done
-    """
+    """  # noqa: D301 - click wants the character, so that lines stay as they are
 
 
 for command in (convert, plan, verify, demo, hub):
