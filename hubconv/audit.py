@@ -17,13 +17,13 @@ from hubconv.errors import HubconvError, SourceError
 from hubconv.formats import contract
 from hubconv.formats.checkpoint import INDEX_NAME, StoredTensor
 from hubconv.formats.contract import Finding
-from hubconv.manifest import read_manifest
+from hubconv.manifest import compare_tree, read_manifest
 from hubconv.opening import Scratch, open_source
 from hubconv.profiles import choose_profile
 from hubconv.steps.decide import Recipe
 from hubconv.steps.inventory import MAX_JSON_BYTES, read_config
 from hubconv.steps.plan import Plan, make_plan
-from hubconv.steps.verify import Sample, compare_tree, decoded_findings, read_tensors
+from hubconv.steps.verify import Sample, decoded_findings, read_tensors
 from hubconv.version import __version__
 
 SCALARS: Final = (".weight_scale_2", ".weight_global_scale", ".input_scale", ".input_global_scale")

@@ -8,14 +8,14 @@ from typing import Any
 
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from hubconv.ends import MANIFEST, FileEntry, Published, Source
+from hubconv.ends import FileEntry, Published, Source
 from hubconv.errors import IntegrityError, NotAllowedError, SourceError
 from hubconv.hub.client import HubClient
 from hubconv.hub.compat import validate_card
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.source import HubSource
 from hubconv.hub.staging import BRANCHES, HubStaging, branch_of, note_path
-from hubconv.manifest import read_manifest
+from hubconv.manifest import compare_tree, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,22 +244,10 @@ class HubTarget:
         """What the killed run had no time for: is the publish what its manifest says?"""
         view = self._at(done.commit)
         manifest = read_manifest(view)
-        wrong = [MANIFEST] if manifest is None else _differing(view.files(), manifest["files"])
+        # By the hashes that the tree names: small files were compared before they were sent.
+        wrong = ["no manifest"] if manifest is None else compare_tree(view, manifest, {})
         if wrong:
             raise IntegrityError(
-                f"{wrong[0]} in {self._repo} at {done.commit} is not what was published.",
+                f"{self._repo} at {done.commit} is not what was published: {wrong[0]}.",
                 f"Look at {done.url}; the commit before it is the last good one.",
             )
-
-
-def _differing(
-    present: Mapping[str, FileEntry], told: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    """Paths that a manifest tells of and a tree does not hold so."""
-    return [
-        path
-        for path, wanted in told.items()
-        if path not in present
-        or present[path].size != wanted["size"]
-        or present[path].sha256 not in {"", wanted["sha256"]}
-    ]

@@ -3,7 +3,6 @@
 Run on staging before anything is published, and by `hubconv verify` on whatever a target holds.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,12 @@ from hubconv.formats.checkpoint import StoredTensor
 from hubconv.formats.contract import Finding
 from hubconv.formats.layouts import layout
 from hubconv.formats.nvfp4 import BLOCK
+from hubconv.manifest import compare_tree
 from hubconv.steps.decide import Job
 from hubconv.steps.inventory import HEADER_THREADS, read_header
 from hubconv.steps.plan import Plan
 
 SAMPLE_ROWS: Final = 128
-READ_BYTES: Final = 16 * 1024 * 1024
 WORST_SOUND_ERROR: Final = 0.25
 """Relative error of decoded rows above which they cannot be the source's weights: the plain rule
 stays near 0.1 on any distribution, unrelated weights give 1 and more."""
@@ -130,41 +129,6 @@ def verify_tree(view: Source, files: Mapping[str, bytes]) -> list[str]:
     """
     manifest = json.loads(files["hubconv.json"])
     return compare_tree(view, manifest, files)
-
-
-def compare_tree(
-    view: Source, manifest: Mapping[str, Any], small: Mapping[str, bytes] | None = None
-) -> list[str]:
-    """Differences between a tree and the manifest in it, by size and hash.
-
-    Args:
-        view: The tree.
-        manifest: hubconv.json of it.
-        small: Files whose content may be read where the tree names no hash; None for all.
-    """
-    wrong = []
-    present = view.files()
-    for path, wanted in manifest["files"].items():
-        entry = present.get(path)
-        if entry is None:
-            wrong.append(f"{path} is missing")
-            continue
-        if entry.size != wanted["size"]:
-            wrong.append(f"{path} has {entry.size} bytes, not {wanted['size']}")
-            continue
-        digest = entry.sha256
-        if not digest and (small is None or path in small):
-            digest = _digest(view, entry)
-        if digest and digest != wanted["sha256"]:
-            wrong.append(f"{path} has sha256 {digest}, not {wanted['sha256']}")
-    return wrong
-
-
-def _digest(view: Source, entry: FileEntry) -> str:
-    digest = hashlib.sha256()
-    for begin in range(0, entry.size, READ_BYTES):
-        digest.update(view.read(entry.path, begin, min(begin + READ_BYTES, entry.size)))
-    return digest.hexdigest()
 
 
 def read_tensors(
