@@ -6,66 +6,18 @@ house asks which of the two it is talking to.
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
-from hubconv.errors import UsageError
 from hubconv.formats.nvfp4 import Quality
 
 MANIFEST: Final = "hubconv.json"
 CARD: Final = "README.md"
 JOURNAL: Final = ".hubconv"
 """Folder of the journal: on the staging branch of a Hub repo, or inside a target folder."""
-
-_REPO_ID: Final = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class EndRef:
-    """What a SOURCE or TARGET word on the command line names.
-
-    Attributes:
-        kind: hub or folder.
-        name: `org/name`, or the folder's path as written.
-        revision: Branch, tag or commit after `@`; empty for the default.
-    """
-
-    kind: Literal["hub", "folder"]
-    name: str
-    revision: str = ""
-
-
-def parse_end(word: str) -> EndRef:
-    """Tell a repository from a folder.
-
-    A folder is written `./x`, `../x`, `~/x` or `/x`; `org/x` is a Hub repository, and where a
-    folder of that name exists too the word is refused rather than guessed at (`hf://org/x` says
-    which is meant).
-
-    Raises:
-        UsageError: Neither, or both.
-    """
-    if word.startswith(("./", "../", "/", "~/")) or word in {".", ".."}:
-        return EndRef("folder", str(Path(word).expanduser()))
-    name, _, revision = word.removeprefix("hf://").partition("@")
-    if not _REPO_ID.fullmatch(name) or ".." in name or "--" in name:
-        if word and Path(word).is_dir():
-            return EndRef("folder", word)
-        raise UsageError(
-            f"{word!r} is neither a repository (org/name) nor a folder.",
-            "Write a folder as ./name or /path.",
-        )
-    if Path(name).is_dir() and not word.startswith("hf://"):
-        raise UsageError(
-            f"{name!r} may be the Hub repository or the folder of that name here.",
-            f"Write hf://{name} for the repository, ./{name} for the folder.",
-        )
-    return EndRef("hub", name, revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +37,34 @@ class FileEntry:
     stamp: str = ""
 
 
+ByteRange = tuple[int, int]
+"""(begin, end) of bytes within a file."""
+
+
 class ShardBytes(Protocol):
-    """A source shard whose bytes may be read in any order."""
+    """An opened source shard, read in about the order that was announced when it was opened."""
+
+    @property
+    def any_order(self) -> bool:
+        """Whether reads cost no more in any other order, or again."""
+        ...
 
     def read(self, begin: int, end: int) -> bytes | bytearray | memoryview:
-        """Bytes [begin, end) of the file."""
+        """Bytes [begin, end) of the file; fewer only where the file ends."""
+        ...
+
+    def read_into(self, begin: int, buffer: memoryview) -> int:
+        """Fill a buffer with the bytes from `begin` on; how many came."""
+        ...
+
+    def prove(self) -> None:
+        """Make sure that every byte given was a byte of the file that the source names.
+
+        Until then what was read may be worked on, and must not be staged.
+
+        Raises:
+            DamagedError: The whole file has another hash than the source names.
+        """
         ...
 
 
@@ -119,11 +94,17 @@ class Source(Protocol):
         """Bytes [begin, end) of a file, fetched by themselves."""
         ...
 
-    def open(self, path: str) -> AbstractContextManager[ShardBytes]:
-        """A shard for reading most of it; its sha256 is checked before the first byte is given.
+    def open(
+        self, path: str, reads: Sequence[ByteRange] = (), *, whole: bool = True
+    ) -> AbstractContextManager[ShardBytes]:
+        """A shard for reading.
 
-        Raises:
-            IntegrityError: The content does not have the hash the source names.
+        Args:
+            path: The shard.
+            reads: What will be read, in this order, so that it can be fetched ahead. Other reads
+                are served too, more slowly.
+            whole: The shard's hash is wanted, by `prove`; else these ranges alone are fetched and
+                nothing is proven.
         """
         ...
 

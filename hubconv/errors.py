@@ -10,6 +10,7 @@
     ├── TemporaryError        5  the Hub or the line failed; work is saved, run again
     ├── ConflictError         6  the target holds or received something else
     ├── IntegrityError        7  bytes, numbers or results that are not what they must be
+    │   └── DamagedError         a source file arrived with another hash; done again once
     ├── ResourceError         8  disk, memory or device of this machine
     └── StoppedError         10  stopped in order at the time limit; run again to go on
 
@@ -84,6 +85,10 @@ class IntegrityError(HubconvError):
     """Raised when bytes, numbers or results are not what they must be."""
 
     exit_code = 7
+
+
+class DamagedError(IntegrityError):
+    """Raised when a file arrived with another hash than its source names."""
 
 
 class ResourceError(HubconvError):

@@ -14,10 +14,12 @@ from hubconv.errors import IntegrityError, ResourceError
 
 
 class PositionedFile:
-    """A file read by position, from any thread."""
+    """A file on a disk as an opened shard: read by position, from any thread."""
+
+    any_order = True
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+        self._file = path.open("rb", buffering=0)
 
     def read(self, begin: int, end: int) -> bytes:
         """Bytes [begin, end); fewer only where the file ends."""
@@ -29,6 +31,19 @@ class PositionedFile:
             pieces.append(piece)
             begin += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_into(self, begin: int, buffer: memoryview) -> int:
+        """Fill a buffer with the bytes from `begin` on; how many came."""
+        came = 0
+        while came < len(buffer):
+            got = os.preadv(self._file.fileno(), [buffer[came:]], begin + came)
+            if not got:
+                break
+            came += got
+        return came
+
+    def prove(self) -> None:
+        """A file on this disk is what it is: whoever put it there has proven it."""
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ every file gets its name by an atomic rename, and the manifest comes last.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,7 @@ from hubconv.ends import (
     CARD,
     JOURNAL,
     MANIFEST,
+    ByteRange,
     FileEntry,
     Published,
     Release,
@@ -67,12 +68,20 @@ class FolderSource:
             return bytes(shard.read(begin, end))
 
     @contextmanager
-    def open(self, path: str) -> Iterator[ShardBytes]:
+    def open(
+        self, path: str, reads: Sequence[ByteRange] = (), *, whole: bool = True
+    ) -> Iterator[ShardBytes]:
         """A shard for reading; a folder names no hashes, so only its size is checked.
+
+        Args:
+            path: The shard.
+            reads: Not needed: the system fetches ahead.
+            whole: Not needed either.
 
         Raises:
             SourceError: It cannot be read, or is not what it was when the folder was listed.
         """
+        del reads, whole
         entry = self._files.get(path)
         try:
             shard = PositionedFile(self._folder / path)

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from hubconv.ends import EndRef, Source, parse_end
+from hubconv.ends import Source
 from hubconv.errors import ResourceError, UsageError
 from hubconv.folder import FolderSource
 from hubconv.version import __version__
+from hubconv.words import EndRef, parse_end
 
 SOURCE_TOKEN: Final = "HUBCONV_SOURCE_TOKEN"  # noqa: S105 - the name of a variable, not a token
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profiles.walks import result
 
-from hubconv.ends import EndRef, UnitRecord, parse_end
+from hubconv.ends import UnitRecord
 from hubconv.errors import UsageError
+from hubconv.words import EndRef, parse_end
 
 
 @pytest.mark.parametrize(

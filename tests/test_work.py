@@ -25,13 +25,13 @@ from profiles.walks import (
     weights_of,
 )
 
-from hubconv import work as work_module
 from hubconv.demo.miniature import Entry, write_checkpoint
 from hubconv.engines import Stop, run_units
 from hubconv.errors import IntegrityError
 from hubconv.formats import stored
 from hubconv.formats.checkpoint import write_header
 from hubconv.progress import SilentProgress
+from hubconv.steps.schedule import Limits, window_rows
 
 VARIANTS = [
     *(pytest.param(name, {}, id=name) for name in SERVED),
@@ -196,22 +196,21 @@ def test_records_tell_the_quality_of_every_weight():
     ("name", "sizes"),
     [
         pytest.param("deepseek_v3", {}, id="again"),
-        pytest.param("deepseek_v3", {"HELD_BYTES": 0}, id="nothing held"),
-        pytest.param("deepseek_v4_sgl_fp8", {"WINDOW_BYTES": 1500}, id="small windows"),
+        pytest.param("deepseek_v3", {"held_bytes": 0}, id="nothing held"),
+        pytest.param("deepseek_v4_sgl_fp8", {"window_bytes": 1500}, id="small windows"),
         pytest.param(
             "llama_bf16_tied",
-            {"WINDOW_BYTES": 40_000, "HELD_BYTES": 100_000, "COPY_BYTES": 77},
+            {"window_bytes": 40_000, "held_bytes": 100_000, "copy_bytes": 77},
             id="odd sizes",
         ),
     ],
 )
-def test_the_bytes_do_not_depend_on_how_much_is_in_memory(tmp_path, monkeypatch, name, sizes):
-    for setting, value in sizes.items():
-        monkeypatch.setattr(work_module, setting, value)
+def test_the_bytes_do_not_depend_on_how_much_is_in_memory(tmp_path, name, sizes):
+    bench = replace(bench_of(source_folder(name), tmp_path), limits=Limits(**sizes))
 
-    walk = convert(source_folder(name), tmp_path)
+    records = [make(bench, unit) for unit in bench.plan.units]
 
-    assert digests(walk) == digests(result(name))
+    assert {r.shard: r.sha256 for r in records} == digests(result(name))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -226,7 +225,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, workers):
 def test_a_weight_with_one_scale_for_all_is_read_in_small_windows():
     weight = stored.StoredWeight("fp8", "F8_E4M3", 1000, 1024, "F32", (1000, 1024))
 
-    windows = list(work_module.window_rows(weight, 64 * 1024))
+    windows = list(window_rows(weight, 64 * 1024))
 
     assert windows[0] == (0, 64)
     assert sum(rows for _, rows in windows) == 1000
@@ -238,7 +237,7 @@ def test_windows_cover_a_weight_and_cut_no_block(window_bytes, block):
     weight = stored.StoredWeight("fp8", "F8_E4M3", 300, 96, "F32", block)
 
     position = 0
-    for first, rows in work_module.window_rows(weight, window_bytes):
+    for first, rows in window_rows(weight, window_bytes):
         assert first == position
         assert first % block[0] == 0 or block[0] == weight.rows
         position += rows

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.hf_api import RepoFile
 
-from hubconv.ends import FileEntry, ShardBytes
+from hubconv.ends import ByteRange, FileEntry, ShardBytes
 from hubconv.errors import IntegrityError, ResourceError, SourceError, TemporaryError
 from hubconv.files import PositionedFile
 from hubconv.hub.client import HubClient
@@ -153,8 +153,11 @@ class HubSource:
         return metadata
 
     @contextmanager
-    def open(self, path: str) -> Iterator[ShardBytes]:
+    def open(
+        self, path: str, reads: Sequence[ByteRange] = (), *, whole: bool = True
+    ) -> Iterator[ShardBytes]:
         """A shard, fetched whole into a slot and checked; the slot is emptied afterwards."""
+        del reads, whole
         entry = self._files[path]
         slot = self._slots / f"{threading.get_ident()}-{path.replace('/', '_')}"
         try:

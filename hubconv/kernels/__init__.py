@@ -6,6 +6,9 @@ whoever calls does not see where the work was done.
 
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from hubconv.formats.nvfp4 import Encoded, Scales
 from hubconv.formats.stored import Window
 
@@ -16,6 +19,10 @@ class Kernel(Protocol):
     @property
     def name(self) -> str:
         """What did the work, for reports: `reference (cpu)`."""
+        ...
+
+    def stage(self, nbytes: int) -> npt.NDArray[np.uint8]:
+        """[nbytes] uint8 to read a window's bytes into, from where they travel fastest."""
         ...
 
     def amax(self, window: Window) -> float:

@@ -4,6 +4,7 @@ import os
 import re
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -42,6 +43,10 @@ class ReferenceKernel:
     def name(self) -> str:
         """What did the work, for reports."""
         return f"reference ({self._device})"
+
+    def stage(self, nbytes: int) -> npt.NDArray[np.uint8]:
+        """[nbytes] uint8 to read a window's bytes into: plain memory."""
+        return np.empty(nbytes, np.uint8)
 
     def amax(self, window: Window) -> float:
         """Largest magnitude of a window's dequantised weights, as an exact float32 number.

@@ -50,6 +50,10 @@ class CpuKernel:
         """What did the work, for reports."""
         return "numba (cpu)"
 
+    def stage(self, nbytes: int) -> Bytes:
+        """[nbytes] uint8 to read a window's bytes into: plain memory."""
+        return np.empty(nbytes, np.uint8)
+
     def amax(self, window: Window) -> float:
         """Largest magnitude of a window's dequantised weights, as an exact float32 number.
 

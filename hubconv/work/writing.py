@@ -1,0 +1,215 @@
+"""From windows of source bytes to the tensors of an output shard, in the planned order."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from hubconv.ends import Sink, TensorQuality
+from hubconv.errors import DamagedError, IntegrityError
+from hubconv.formats import recodes, stored
+from hubconv.formats.layouts import layout as find_layout
+from hubconv.formats.nvfp4 import Quality, global_scale, global_scale_amax
+from hubconv.formats.stored import NonFiniteError, Window
+from hubconv.kernels import Kernel
+from hubconv.steps.decide import Job
+from hubconv.steps.partners import keep_option
+from hubconv.steps.plan import Plan
+from hubconv.steps.schedule import Read, Task, copies
+from hubconv.steps.shards import Unit, tail_order
+from hubconv.steps.spell import FP8_BLOCK_SIDE, Output
+from hubconv.work.reading import Reader
+
+FLUSHED_SHARE: Final = 0.001
+"""A tensor with a larger share of blocks flushed to zero is refused."""
+
+Write = Callable[[bytes | bytearray | memoryview], object]
+
+
+class Writer:
+    """One unit's way from source bytes to the sink.
+
+    Args:
+        plan: The plan.
+        reader: Gives source bytes.
+        kernel: What computes.
+        sink: Takes the bytes of the shard, in order.
+        converted: Told the source bytes of each finished job.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        reader: Reader,
+        kernel: Kernel,
+        sink: Sink,
+        converted: Callable[[int], None],
+    ) -> None:
+        self._plan = plan
+        self._reader = reader
+        self._kernel = kernel
+        self._sink = sink
+        self._converted = converted
+        self._layout = find_layout(plan.layout)
+        self._amax: dict[str, float] = {}
+        self._held: dict[str, list[Window]] = {}
+
+    def run(self, unit: Unit, tasks: Sequence[Task]) -> list[TensorQuality]:
+        """Do every task of a unit; returns how its NVFP4 weights came out."""
+        late = frozenset(job.module for job in unit.tail)
+        qualities: list[TensorQuality] = []
+        waiting: dict[str, bytearray] = {}
+        for task in tasks:
+            if task.act == "measure":
+                self._measure(task)
+                continue
+            whole = bytearray()
+            write: Write = whole.extend if task.job.module in late else self._sink.write
+            qualities += self._write(task, write)
+            position = 0
+            for output in task.job.writes if task.job.module in late else ():
+                waiting[output.name] = whole[position : position + output.nbytes]
+                position += output.nbytes
+            self._converted(sum(tensor.nbytes for tensor in task.job.reads))
+        for output in tail_order([output for job in unit.tail for output in job.writes]):
+            self._sink.write(waiting[output.name])
+        return qualities
+
+    def _write(self, task: Task, write: Write) -> list[TensorQuality]:
+        job = task.job
+        try:
+            if job.action == "nvfp4":
+                return [self._convert(task, write)]
+            for output in job.writes:
+                if output.content == "copy":
+                    for read in copies(job.reads[output.source], self._reader.limits):
+                        write(self._reader.read(read).data)
+            if job.action == "recode":
+                self._recode(job, write)
+        except NonFiniteError as error:
+            raise _named(error, job, self._plan) from error
+        return []
+
+    # ── NVFP4 ────────────────────────────────────────────────────────────────────────────────
+
+    def _measure(self, task: Task) -> None:
+        """Find the largest weight of a job; hold its windows where the schedule says so."""
+        amax, held = 0.0, []
+        try:
+            with self._reader.measuring(task) as reader:
+                for window in reader.windows(task.job):
+                    amax = max(amax, self._kernel.amax(window))
+                    if task.held:
+                        held.append(window)
+        except NonFiniteError as error:
+            raise _named(error, task.job, self._plan) from error
+        self._amax[task.job.module] = amax
+        if task.held:
+            self._held[task.job.module] = held
+
+    def _convert(self, task: Task, write: Write) -> TensorQuality:
+        job = task.job
+        if job.weight is None:
+            raise ValueError(f"{job.module} has no weight")
+        scale = self._global_scale(job)
+        quality, scales, amax = Quality(), bytearray(), 0.0
+        windows = self._held.pop(job.module) if task.held else self._reader.windows(job)
+        for window in windows:
+            if not task.held:  # measured on bytes that nothing had proven
+                amax = max(amax, self._kernel.amax(window))
+            encoded = self._kernel.encode(window, scale, self._plan.recipe.scales)
+            write(encoded.codes.reshape(-1).data)
+            scales += encoded.scales.reshape(-1).data
+            quality += encoded.quality
+        if not task.held and amax != self._amax[job.module]:
+            raise DamagedError(
+                f"The largest weight of {job.module} was {self._amax[job.module]!r} when its set "
+                f"was measured and {amax!r} when it was written.",
+                "The line or the memory garbled it: run the same command again.",
+            )
+        self._check_flushed(job, quality)
+        for output in job.writes[1:]:
+            write(bytes(scales) if output.content == "scales" else self._scalar(output, scale))
+        shape = (job.weight.rows, job.weight.cols)
+        return TensorQuality(job.module, job.role, shape, scale, quality)
+
+    def _scalar(self, output: Output, scale: float) -> bytes:
+        if output.content == "global_scale":
+            return self._layout.scalar("global_scale", scale)
+        return self._layout.scalar("input_scale", self._plan.recipe.input_scale)
+
+    def _global_scale(self, job: Job) -> float:
+        """From the largest weight of the whole partner set, wherever its members lie."""
+        members = self._plan.sets[job.partners].members
+        amax = max(self._amax[member.module] for member in members)
+        searched = self._plan.recipe.scales == "search"
+        return global_scale(amax) if searched else global_scale_amax(amax)
+
+    def _check_flushed(self, job: Job, quality: Quality) -> None:
+        if self._plan.recipe.allow_flushed:
+            return
+        if quality.flushed_blocks > FLUSHED_SHARE * quality.blocks:
+            keep = _keep_option(job, self._plan)
+            raise IntegrityError(
+                f"{quality.flushed_blocks} of {quality.blocks} blocks of {job.module} would become "
+                "zero although their weights are not: a few huge weights set the scale.",
+                (f"Leave its set as it is with {keep}, or accept" if keep else "Accept")
+                + " it with --allow-flushed.",
+            )
+
+    # ── exact re-spellings ───────────────────────────────────────────────────────────────────
+
+    def _recode(self, job: Job, write: Write) -> None:
+        spelled = [output for output in job.writes if output.recode]
+        if not spelled or job.weight is None:
+            return
+        try:
+            if spelled[0].content == "recoded_scale":
+                self._recode_scale(job, spelled[0], write)
+            else:
+                self._recode_weight(job, spelled[0].recode, write)
+        except IntegrityError as error:
+            if isinstance(error, NonFiniteError | DamagedError):
+                raise
+            raise IntegrityError(
+                f"{job.module}: {error.what}",
+                "Engines load it in no other spelling: the source is damaged, or of a kind that "
+                "hubconv does not know yet.",
+            ) from error
+
+    def _recode_scale(self, job: Job, output: Output, write: Write) -> None:
+        tensor = job.reads[output.source]
+        raw = self._reader.read(Read(tensor, 0, tensor.nbytes))
+        if output.recode == "widen_to_f32":
+            write(recodes.widen_to_f32(raw.data, tensor.dtype))
+            return
+        count = math.prod(tensor.shape)
+        values = stored.scale_values(raw, tensor.dtype, (1, count))
+        write(recodes.pow2_to_e8m0(values).tobytes())
+
+    def _recode_weight(self, job: Job, recode: str, write: Write) -> None:
+        scales = bytearray()
+        for window in self._reader.windows(job):
+            if recode == "fp8_to_mxfp4":
+                data, scale = recodes.fp8_to_mxfp4(window)
+            else:
+                data, scale = recodes.bf16_to_fp8_block(window, (FP8_BLOCK_SIDE, FP8_BLOCK_SIDE))
+            write(data.reshape(-1).data)
+            scales += scale.tobytes()
+        write(bytes(scales))
+
+
+def _keep_option(job: Job, plan: Plan) -> str:
+    """The --keep that leaves a job's set unquantized; empty where none is of use."""
+    if job.action != "nvfp4" or plan.layout == "modelopt-v4":
+        return ""
+    return keep_option([member.module for member in plan.sets[job.partners].members])
+
+
+def _named(error: NonFiniteError, job: Job, plan: Plan) -> IntegrityError:
+    keep = _keep_option(job, plan)
+    return IntegrityError(
+        f"{job.module}.weight in {job.reads[0].shard} holds {error.count} values that are NaN or "
+        f"infinite, the first at [{error.row}, {error.col}].",
+        "The checkpoint is damaged at its source."
+        + (f" To leave the set as it is: {keep}." if keep else " Its publisher must mend it."),
+    )
