@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubconv.formats.nvfp4 import Encoded, Scales
-from hubconv.formats.stored import Window
+from hubconv.formats.stored import Bytes2D, Window
 
 
 class Kernel(Protocol):
@@ -41,6 +41,14 @@ class Kernel(Protocol):
             global_scale: Above zero; a power of two for `search`.
             scales: `search` tries nine block scales; `amax` is ModelOpt's rule.
         """
+        ...
+
+    def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes2D, Bytes2D]:
+        """`formats.recodes.fp8_to_mxfp4`, with its errors."""
+        ...
+
+    def bf16_to_fp8_block(self, window: Window, block: tuple[int, int]) -> tuple[Bytes2D, Bytes2D]:
+        """`formats.recodes.bf16_to_fp8_block`, with its errors."""
         ...
 
 

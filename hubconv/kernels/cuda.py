@@ -14,8 +14,9 @@ import torch
 
 from hubconv.errors import IntegrityError, ResourceError
 from hubconv.formats.nvfp4 import BLOCK, Encoded, Scales
-from hubconv.formats.stored import Window
+from hubconv.formats.stored import Bytes2D, Window
 from hubconv.kernels import Kernel, cuda_canary
+from hubconv.kernels.cpu import CpuKernel
 from hubconv.kernels.cuda_staging import pinned
 from hubconv.kernels.reference import ReferenceKernel, device_named
 
@@ -47,7 +48,7 @@ class TritonKernel:
 
     def __init__(self, device: str = "cuda", *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self._device = _found(device)
-        self._cpu = ReferenceKernel("cpu")
+        self._cpu = CpuKernel()
         self._chunk_bytes = chunk_bytes
         try:
             from hubconv.kernels.cuda_engine import Engine
@@ -123,6 +124,14 @@ class TritonKernel:
         found = self._with_room(run)
         return self._cpu.encode(window, global_scale, scales) if found is None else found
 
+    def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes2D, Bytes2D]:
+        """`formats.recodes.fp8_to_mxfp4`, on the CPU: few tensors are re-spelled."""
+        return self._cpu.fp8_to_mxfp4(window)
+
+    def bf16_to_fp8_block(self, window: Window, block: tuple[int, int]) -> tuple[Bytes2D, Bytes2D]:
+        """`formats.recodes.bf16_to_fp8_block`, on the CPU."""
+        return self._cpu.bf16_to_fp8_block(window, block)
+
     def _with_room(self, run: Callable[[int], _Result]) -> _Result | None:
         """Run in chunks small enough for the device; None if it has room for none."""
         chunk_bytes = self._chunk_bytes
@@ -156,7 +165,7 @@ class TritonKernel:
             cuda_canary.check(
                 form,
                 mixed=mixed,
-                reference=self._cpu,
+                reference=ReferenceKernel("cpu"),
                 amax=lambda window: self._engine.amax(window, CHUNK_BYTES),
                 encode=lambda window, scale, rule: self._engine.encode(
                     window, scale, rule, CHUNK_BYTES

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hubconv.errors import ResourceError, UsageError
+from hubconv.formats import recodes
 from hubconv.formats.nvfp4 import BLOCK, MIN_SEARCHED_SCALE, Encoded, Quality, Scales
-from hubconv.formats.stored import Window
+from hubconv.formats.stored import Bytes2D, Window
 from hubconv.kernels import magnitude, rounding
 from hubconv.kernels.rounding import Rounded
 from hubconv.kernels.weights import e4m3_values, weights
@@ -83,6 +84,14 @@ class ReferenceKernel:
                 codes[first:last] = _numpy(rounding.pack(rounded), last - first)
                 block_scales[first:last] = _numpy(rounded.scales, last - first)
         return Encoded(codes, block_scales, quality)
+
+    def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes2D, Bytes2D]:
+        """`formats.recodes.fp8_to_mxfp4`."""
+        return recodes.fp8_to_mxfp4(window)
+
+    def bf16_to_fp8_block(self, window: Window, block: tuple[int, int]) -> tuple[Bytes2D, Bytes2D]:
+        """`formats.recodes.bf16_to_fp8_block`."""
+        return recodes.bf16_to_fp8_block(window, block)
 
 
 def _quality(blocks: Tensor, rounded: Rounded, global_scale: float) -> Quality:

@@ -190,9 +190,10 @@ class Writer:
         scales = bytearray()
         for window in self._reader.windows(job):
             if recode == "fp8_to_mxfp4":
-                data, scale = recodes.fp8_to_mxfp4(window)
+                data, scale = self._kernel.fp8_to_mxfp4(window)
             else:
-                data, scale = recodes.bf16_to_fp8_block(window, (FP8_BLOCK_SIDE, FP8_BLOCK_SIDE))
+                block = (FP8_BLOCK_SIDE, FP8_BLOCK_SIDE)
+                data, scale = self._kernel.bf16_to_fp8_block(window, block)
             write(data.reshape(-1).data)
             scales += scale.tobytes()
         write(bytes(scales))

@@ -3,7 +3,7 @@
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
@@ -11,9 +11,11 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from hubconv.formats import recodes
 from hubconv.formats.nvfp4 import BLOCK, E2M1_VALUES, E4M3_VALUES, Encoded, Quality, Scales
 from hubconv.formats.stored import NonFiniteError, StoredWeight, Window, dequantize
 
+P = TypeVar("P")
 T = TypeVar("T")
 Figures = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
@@ -36,8 +38,9 @@ class CpuKernel:
 
     def __init__(self, workers: int = 1) -> None:
         # Here, because these take seconds to import where they are new.
-        from hubconv.kernels.cpu import arguments, coded, floats, largest, tables
+        from hubconv.kernels.cpu import arguments, coded, exact, floats, largest, tables
 
+        self._exact = exact
         self._coded, self._floats, self._largest = coded, floats, largest
         self._arguments, self._tables = arguments, tables
         cores = len(os.sched_getaffinity(0))
@@ -93,7 +96,45 @@ class CpuKernel:
         quality = Quality(elements=window.rows * cols, blocks=block_scales.size)
         return Encoded(codes, block_scales, sum(map(_quality, measured), quality))
 
-    def _each(self, do: Callable[[Window], T], parts: list[Window]) -> list[T]:
+    def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes, Bytes]:
+        """`formats.recodes.fp8_to_mxfp4`, with its errors."""
+        weight, group = window.weight, self._exact.GROUP
+        if weight.kind != "fp8" or (weight.block[1] % group and weight.scale_shape[1] > 1):
+            return recodes.fp8_to_mxfp4(window)
+        pairs = np.empty((window.rows, weight.cols // 2), np.uint8)
+        exponents = np.empty((window.rows, weight.cols // group), np.uint8)
+
+        def recode(part: Window) -> int:
+            first = part.first_row - window.first_row
+            rows = slice(first, first + part.rows)
+            data, scales = part.data.reshape(-1), part.scales.reshape(-1)
+            written = (pairs[rows].reshape(-1), exponents[rows].reshape(-1))
+            return int(self._exact.fp8_to_mxfp4(data, scales, self._shape(part), *written))
+
+        if any(self._each(recode, _parts(window))):
+            return recodes.fp8_to_mxfp4(window)  # says what is wrong, and where
+        return pairs, exponents
+
+    def bf16_to_fp8_block(self, window: Window, block: tuple[int, int]) -> tuple[Bytes, Bytes]:
+        """`formats.recodes.bf16_to_fp8_block`, with its errors."""
+        if window.weight.kind != "plain" or window.weight.dtype != "BF16":
+            return recodes.bf16_to_fp8_block(window, block)
+        cols = window.weight.cols
+        codes = np.empty((window.rows, cols), np.uint8)
+        scales = np.empty((-(-window.rows // block[0]), -(-cols // block[1])), np.uint8)
+
+        def recode(first: int) -> int:
+            rows = slice(first, min(first + block[0], window.rows))
+            data = window.data[rows].reshape(-1).view(np.uint16)
+            written = (codes[rows].reshape(-1), scales[first // block[0]])
+            shape = (rows.stop - first, cols, *block)
+            return int(self._exact.bf16_to_fp8_block(data, *shape, *written))
+
+        if any(self._each(recode, range(0, window.rows, block[0]))):
+            return recodes.bf16_to_fp8_block(window, block)
+        return codes, scales
+
+    def _each(self, do: Callable[[P], T], parts: Sequence[P]) -> list[T]:
         """Do something with every part, on several threads if there are several."""
         if self._pool is None or len(parts) < 2:
             return [do(part) for part in parts]
