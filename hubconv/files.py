@@ -1,16 +1,33 @@
 """Files on this machine: read by position, written beside their name and renamed when whole."""
 
+import ctypes
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Final, Self, cast
 
 from safetensors import SafetensorError, safe_open
 
 from hubconv.ends import StagedFile
 from hubconv.errors import IntegrityError, ResourceError
+
+WRITEBACK_BYTES: Final = 64 * 1024 * 1024
+_WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE
+
+
+def _find_sync_file_range() -> Callable[..., int] | None:
+    try:
+        function = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError):  # not every system has it
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return cast("Callable[..., int]", function)
+
+
+_SYNC_FILE_RANGE: Final = _find_sync_file_range()
 
 
 class PositionedFile:
@@ -58,14 +75,18 @@ class FileSink:
     Args:
         path: Final path; the file appears there by `finish` alone.
         name: Its name in the target.
+        durable: `finish` waits until the bytes are on the disk; else they are on their way there,
+            and a crash of the machine (not of the process) may lose them.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, *, durable: bool = True) -> None:
         self._path = path
         self._name = name
+        self._durable = durable
         self._partial = path.with_name(path.name + ".partial")
         self._hash = hashlib.sha256()
         self._size = 0
+        self._flushed = 0
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
@@ -86,18 +107,27 @@ class FileSink:
             raise ValueError("a sink is written inside its with block")
         try:
             self._file.write(data)
+            self._size += memoryview(data).nbytes
+            self._begin_writeback()
         except OSError as error:
             raise disk_error(error, self._path.parent) from error
         self._hash.update(data)
-        self._size += memoryview(data).nbytes
+
+    def _begin_writeback(self) -> None:
+        """Have the system write while we work, so that nobody waits for all of it in the end."""
+        if self._file is None or self._size - self._flushed < WRITEBACK_BYTES:
+            return
+        start_writeback(self._file.fileno(), self._flushed, self._size)
+        self._flushed = self._size
 
     def finish(self) -> StagedFile:
-        """Bring the bytes to the disk, then give the file its name."""
+        """Bring the bytes to the disk if that is wanted, then give the file its name."""
         if self._file is None:
             raise ValueError("a sink is finished inside its with block")
         try:
             self._file.flush()
-            os.fsync(self._file.fileno())
+            if self._durable:
+                os.fsync(self._file.fileno())
             self._file.close()
             if self._path.suffix == ".safetensors":
                 check_opens(self._partial, self._name)
@@ -143,6 +173,29 @@ def check_opens(path: Path, name: str) -> None:
             f"The safetensors library refuses {name} as it was written: {error}.",
             "This is a fault in hubconv: please report it with the output of hubconv plan.",
         ) from error
+
+
+def start_writeback(descriptor: int, begin: int, end: int) -> None:
+    """Have the system write bytes [begin, end) of a file to the disk, without waiting for it."""
+    if _SYNC_FILE_RANGE is not None:
+        _SYNC_FILE_RANGE(descriptor, begin, end - begin, _WRITE)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def machine_run() -> str:
+    """Stands for this machine since it was last started; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def sha256_of(path: Path) -> str:

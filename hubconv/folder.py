@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -27,11 +28,15 @@ from hubconv.ends import (
     UnitRecord,
 )
 from hubconv.errors import NotAllowedError, SourceError
-from hubconv.files import FileSink, PositionedFile, disk_error, sha256_of
+from hubconv.files import FileSink, PositionedFile, disk_error, machine_run, sha256_of, sync
 from hubconv.formats.checkpoint import INDEX_NAME
 from hubconv.manifest import read_manifest
 
 _PUBLISHING: Final = "publishing.json"
+_MACHINE: Final = "machine"
+"""On which run of which machine the shards of a journal were written."""
+
+_DISK_THREADS: Final = 8
 
 
 class FolderSource:
@@ -195,9 +200,12 @@ class FolderStaging:
     def records(self) -> Mapping[str, UnitRecord]:
         """Finished units whose shard is there with the recorded size.
 
-        The shard got its name after its bytes were on the disk, and its record after that: a
-        record therefore proves the content.
+        The shard got its name after its last byte was written, and its record after that: a
+        record therefore proves the content. But if the machine was started anew since, bytes may
+        never have reached the disk: then they are hashed once more.
         """
+        here = machine_run()
+        known = bool(here) and _read(self._bench / _MACHINE) == here
         found = {}
         for path in sorted(self._units.rglob("*.json")):
             try:
@@ -211,7 +219,16 @@ class FolderStaging:
             staged = self._shards / record.shard
             if staged.is_file() and staged.stat().st_size == record.size:
                 found[record.shard] = record
+        if not known:
+            with ThreadPoolExecutor(_DISK_THREADS) as pool:
+                same = list(pool.map(self._holds, found.values()))
+            found = dict(entry for entry, right in zip(found.items(), same, strict=True) if right)
+        self._write(self._bench / _MACHINE, here.encode())
         return found
+
+    def _holds(self, record: UnitRecord) -> bool:
+        """Whether a staged shard has the content that its record names."""
+        return sha256_of(self._shards / record.shard) == record.sha256
 
     def take_back(self) -> None:
         """Undo a publish that was killed before its manifest: shards return, the rest goes.
@@ -246,14 +263,17 @@ class FolderStaging:
 
     def create(self, path: str) -> Sink:
         """A sink for one output shard."""
-        return FileSink(self._shards / path, path)
+        return FileSink(self._shards / path, path, durable=False)
 
     def add(self, record: UnitRecord) -> None:
-        """Note a finished unit, durably."""
-        self._write(self._units / f"{record.shard}.json", record.to_json().encode())
+        """Note a finished unit, for a run after a kill; `records` is wary of a dead machine."""
+        path = self._units / f"{record.shard}.json"
+        with FileSink(path, path.name, durable=False) as sink:
+            sink.write(record.to_json().encode())
+            sink.finish()
 
     def flush(self) -> None:
-        """Nothing to do: `add` is durable already."""
+        """Nothing to do: what is noted outlives this process."""
 
     def view(self) -> Source:
         """The staged shards as a source."""
@@ -262,6 +282,7 @@ class FolderStaging:
     def publish(self, release: Release) -> Published:
         """Move everything to its place: shards, small files, index; the manifest last."""
         last = [INDEX_NAME, "config.json", CARD, MANIFEST]
+        self._bring_to_disk(release)
         self._write(self._bench / _PUBLISHING, _publishing(release))
         try:
             for record in release.shards:
@@ -275,9 +296,19 @@ class FolderStaging:
                 # Written on the bench: a kill in mid-write leaves nothing at the final place.
                 self._write(self._bench / "files" / path, release.files[path])
                 self._move(self._bench / "files" / path, path)
+            sync(self._folder)
         except OSError as error:
             raise disk_error(error, self._folder) from error
         return Published(str(self._folder.resolve()), "", str(self._folder))
+
+    def _bring_to_disk(self, release: Release) -> None:
+        """A manifest must never speak of bytes that a dead machine takes with it."""
+        staged = [self._shards / record.shard for record in release.shards]
+        try:
+            with ThreadPoolExecutor(_DISK_THREADS) as pool:
+                list(pool.map(sync, (path for path in staged if path.is_file())))
+        except OSError as error:
+            raise disk_error(error, self._folder) from error
 
     def _move(self, staged: Path, path: str) -> None:
         place = self._folder / path
@@ -307,3 +338,10 @@ def _publishing(release: Release) -> bytes:
         "files": {path: sha256(content).hexdigest() for path, content in release.files.items()},
     }
     return json.dumps(listed).encode()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -160,9 +160,9 @@ class _Run:
     def walk(self) -> Outcome:
         """Units, verification, publish, comparison."""
         # Imported here and before the first byte: a missing device must not cost a download.
-        from hubconv.kernels import choose
+        from hubconv.kernels import start
 
-        kernel = choose(self.request.device, self.request.workers)
+        kernel = start(self.request.device, self.request.workers, self.plan.source_bytes)
         staging = self.target.stage(self.plan.plan_id)
         found = {
             shard: record

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -198,21 +199,55 @@ def test_a_publish_shows_every_file_and_the_manifest_last(tmp_path, monkeypatch)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(moves)
 
 
-def test_a_full_disk_is_told_with_what_to_do(tmp_path, monkeypatch):
+def test_a_full_disk_is_told_with_what_to_do(tmp_path):
     bench = bench_of(source_folder("llama_bf16_tied"), tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(ResourceError, match="File too large") as raised:
+            make(bench, bench.plan.units[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert raised.value.exit_code == 8
+    assert "finished shards are kept" in raised.value.next_step
+    assert list(tmp_path.rglob("*.partial")) == []
+
+
+def test_a_disk_that_turns_out_full_when_bytes_reach_it_publishes_nothing(tmp_path, monkeypatch):
+    walk = staged("llama_bf16_tied", tmp_path)
     before = os.fsync
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ResourceError, match="No space left") as raised:
-        make(bench, bench.plan.units[0])
+    with pytest.raises(ResourceError, match="No space left"):
+        publish(walk, tmp_path)
     monkeypatch.setattr(os, "fsync", before)
 
-    assert raised.value.exit_code == 8
-    assert "finished shards are kept" in raised.value.next_step
-    assert list(tmp_path.rglob("*.partial")) == []
+    assert not (tmp_path / MANIFEST).exists()
+    assert len(walk.staging.records()) == len(walk.records)
+
+
+def test_after_a_crash_of_the_machine_shards_are_hashed_before_they_are_trusted(
+    tmp_path, monkeypatch
+):
+    walk = staged("deepseek_v3", tmp_path)
+    walk.staging.records()
+    lost = walk.shards / walk.records[0].shard
+    with lost.open("r+b") as file:  # a page that never reached the disk
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes(100))
+
+    # The same run of the machine vouches for what was written in it ...
+    assert len(walk.staging.records()) == len(walk.records)
+    # ... and another does not, nor does a system that cannot tell.
+    for anew in ("another", ""):
+        monkeypatch.setattr(folder_module, "machine_run", lambda anew=anew: anew)
+        found = FolderTarget(tmp_path).stage(walk.plan.plan_id).records()
+        assert set(found) == {record.shard for record in walk.records[1:]}
+        monkeypatch.undo()
 
 
 def test_a_place_that_is_a_folder_already_is_told(tmp_path):

@@ -1,16 +1,20 @@
 """The arithmetic: one signature, several implementations, the same bytes from each.
 
-`choose` is the only door; nothing outside this folder imports torch. numpy in, numpy out, so that
-whoever calls does not see where the work was done.
+`choose` and `start` are the only doors; nothing outside this folder imports torch. numpy in, numpy
+out, so that whoever calls does not see where the work was done.
 """
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from hubconv.formats.nvfp4 import Encoded, Scales
 from hubconv.formats.stored import Bytes2D, Window
+from hubconv.kernels import devices
+
+WORTH_WAKING_BYTES: Final = 1024 * 1024 * 1024
+"""Two cores convert this much in about the time that a device takes to wake."""
 
 
 class Kernel(Protocol):
@@ -53,23 +57,43 @@ class Kernel(Protocol):
 
 
 def choose(device: str, workers: int = 1) -> Kernel:
-    """The kernel for a device.
+    """The kernel for a device, ready.
 
     Args:
-        device: `auto`, `cpu`, or `cuda:N`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: Threads that will use it at the same time; the CPU's cores are divided among them.
 
     Raises:
         ResourceError: The device does not exist here.
         UsageError: Not a device name.
     """
+    found = devices.named(device)
     # Here, because torch takes seconds to import, and compiled code to load.
-    if device != "cpu":
-        from hubconv.kernels.cuda import open_kernel
-        from hubconv.kernels.reference import device_named
+    if found == "cpu":
+        from hubconv.kernels.cpu import CpuKernel
 
-        if device_named(device).type != "cpu":
-            return open_kernel(device, workers)
-    from hubconv.kernels.cpu import CpuKernel
+        return CpuKernel(workers)
+    from hubconv.kernels.cuda import open_kernel
 
-    return CpuKernel(workers)
+    return open_kernel(found, workers)
+
+
+def start(device: str, workers: int, weight_bytes: int) -> Kernel:
+    """The kernel for a job of known size, at once: a CUDA device wakes while the CPU begins.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        workers: Threads that will use it at the same time.
+        weight_bytes: Stored weights that will be converted; `auto` does not wake a device for
+            what the CPU will have done before.
+
+    Raises:
+        ResourceError: The device does not exist here.
+        UsageError: Not a device name.
+    """
+    found = devices.named(device)
+    if found == "cpu" or (device == "auto" and weight_bytes < WORTH_WAKING_BYTES):
+        return choose("cpu", workers)
+    from hubconv.kernels.waking import WakingKernel
+
+    return WakingKernel(lambda: choose("cpu", workers), lambda: choose(found, workers))

@@ -15,10 +15,10 @@ import torch
 from hubconv.errors import IntegrityError, ResourceError
 from hubconv.formats.nvfp4 import BLOCK, Encoded, Scales
 from hubconv.formats.stored import Bytes2D, Window
-from hubconv.kernels import Kernel, cuda_canary
+from hubconv.kernels import Kernel, cuda_canary, devices
 from hubconv.kernels.cpu import CpuKernel
 from hubconv.kernels.cuda_staging import pinned
-from hubconv.kernels.reference import ReferenceKernel, device_named
+from hubconv.kernels.reference import ReferenceKernel
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def open_kernel(device: str, workers: int = 1) -> Kernel:
 
 
 def _found(name: str) -> torch.device:
-    device = device_named(name)
+    device = torch.device(devices.named(name))
     if device.type != "cuda":
         raise ResourceError(
             "torch finds no CUDA device for the CUDA kernel.",

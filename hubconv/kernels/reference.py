@@ -1,18 +1,16 @@
 """The reference kernel: torch, on a CPU or a CUDA device, a chunk of rows at a time."""
 
 import os
-import re
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hubconv.errors import ResourceError, UsageError
 from hubconv.formats import recodes
 from hubconv.formats.nvfp4 import BLOCK, MIN_SEARCHED_SCALE, Encoded, Quality, Scales
 from hubconv.formats.stored import Bytes2D, Window
-from hubconv.kernels import magnitude, rounding
+from hubconv.kernels import devices, magnitude, rounding
 from hubconv.kernels.rounding import Rounded
 from hubconv.kernels.weights import e4m3_values, weights
 
@@ -35,7 +33,7 @@ class ReferenceKernel:
     """
 
     def __init__(self, device: str, workers: int = 1) -> None:
-        self._device = device_named(device)
+        self._device = torch.device(devices.named(device))
         if workers > 1:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
         self._elements = _CPU_ELEMENTS if self._device.type == "cpu" else _CUDA_ELEMENTS
@@ -126,33 +124,3 @@ def _quality(blocks: Tensor, rounded: Rounded, global_scale: float) -> Quality:
 
 def _numpy(tensor: Tensor, rows: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     return tensor.cpu().numpy().reshape(rows, -1)
-
-
-def device_named(name: str) -> torch.device:
-    """The device that a name stands for, on this machine.
-
-    Args:
-        name: `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        ResourceError: The device does not exist here.
-        UsageError: Not a device name.
-    """
-    found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
-    if not found:
-        raise UsageError(f"{name!r} is not a device.", "Use auto, cpu, cuda or cuda:N.")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "cpu" or (name == "auto" and not count):
-        return torch.device("cpu")
-    number = int(found[1] or 0)
-    if not count:
-        raise ResourceError(
-            f"torch {torch.__version__} finds no CUDA device for --device {name}.",
-            "Install a torch built for CUDA and check nvidia-smi, or use --device cpu.",
-        )
-    if number >= count:
-        raise ResourceError(
-            f"There is no cuda:{number} here, the last device is cuda:{count - 1}.",
-            "Name one of those, or use --device auto.",
-        )
-    return torch.device("cuda", number)

@@ -101,7 +101,7 @@ def fp8_to_mxfp4(data: Any, scales: Any, shape: Any, pairs: Any, exponents: Any)
                 signs = ((first >> 4) & 0x08) | (second & 0x80)
                 pairs[(at >> 1) + pair] = np.uint8(low | ((high & 7) << 4) | signs)
             exponents[at // GROUP] = np.uint8(exponent + _BIAS)
-            wrong += bad >= _WRONG
+            wrong += int(bad >= _WRONG)
     return wrong
 
 

@@ -1,0 +1,84 @@
+"""Which devices this machine has: asked of the driver, for torch takes seconds to import."""
+
+import ctypes
+import functools
+import importlib.util
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from hubconv.errors import ResourceError, UsageError
+
+_MAJOR: Final = 75  # CUdevice_attribute
+_MINOR: Final = 76
+
+
+def named(name: str) -> str:
+    """`cpu` or `cuda:N`, what a device's name stands for on this machine.
+
+    Args:
+        name: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ResourceError: The device does not exist here, or torch was built without CUDA.
+        UsageError: Not a device name.
+    """
+    found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
+    if not found:
+        raise UsageError(f"{name!r} is not a device.", "Use auto, cpu, cuda or cuda:N.")
+    if name == "cpu":
+        return name
+    count = len(capabilities()) if _torch_has_cuda() else 0
+    if name == "auto" and not count:
+        return "cpu"
+    if not count:
+        raise ResourceError(
+            f"torch {_torch_version()} finds no CUDA device for --device {name}.",
+            "Install a torch built for CUDA and check nvidia-smi, or use --device cpu.",
+        )
+    number = int(found[1] or 0)
+    if number >= count:
+        raise ResourceError(
+            f"There is no cuda:{number} here, the last device is cuda:{count - 1}.",
+            "Name one of those, or use --device auto.",
+        )
+    return f"cuda:{number}"
+
+
+@functools.cache
+def capabilities() -> tuple[tuple[int, int], ...]:
+    """Compute capability of each CUDA device that this process may use; empty without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ()
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return ()
+    return tuple((_ask(driver, _MAJOR, n), _ask(driver, _MINOR, n)) for n in range(count.value))
+
+
+def _ask(driver: ctypes.CDLL, attribute: int, number: int) -> int:
+    value = ctypes.c_int()
+    driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, number)
+    return value.value
+
+
+def _torch_has_cuda() -> bool:
+    """Whether torch was built for CUDA: written in its version file, which needs no import."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return False
+    try:
+        text = Path(found.origin).with_name("version.py").read_text()
+    except OSError:
+        return True  # not known: torch itself will say
+    return re.search(r"^cuda\b.*= *None", text, re.MULTILINE) is None
+
+
+def _torch_version() -> str:
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,81 @@
+"""The CPU works while the CUDA device wakes.
+
+Importing torch, opening the device and loading its kernels take seconds. Both give the same bytes,
+so the first windows need not wait for that.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+import numpy as np
+import numpy.typing as npt
+
+from hubconv.formats.nvfp4 import Encoded, Scales
+from hubconv.formats.stored import Bytes2D, Window
+from hubconv.kernels import Kernel
+
+
+class WakingKernel:
+    """One kernel from the first window on, another as soon as that is ready. Threads may share it.
+
+    What opening the second one raises is raised by the next call.
+
+    Args:
+        first: Opens the one that is ready soon.
+        wake: Opens the other. Each is called on a thread of its own.
+    """
+
+    def __init__(self, first: Callable[[], Kernel], wake: Callable[[], Kernel]) -> None:
+        self._next = _opened(wake, "waking")
+        self._first = _opened(first, "first")
+        self._used: dict[str, None] = {}
+
+    @property
+    def name(self) -> str:
+        """What did the work so far, for reports; what would do it, before any was done."""
+        return " and ".join(self._used) or self._now().name
+
+    def _now(self) -> Kernel:
+        wait((self._first, self._next), return_when=FIRST_COMPLETED)
+        return (self._next if self._next.done() else self._first).result()
+
+    def _worker(self) -> Kernel:
+        kernel = self._now()
+        self._used.setdefault(kernel.name)
+        return kernel
+
+    def stage(self, nbytes: int) -> npt.NDArray[np.uint8]:
+        """[nbytes] uint8 to read a window's bytes into."""
+        return self._now().stage(nbytes)
+
+    def amax(self, window: Window) -> float:
+        """Largest magnitude of a window's weights; see `Kernel`."""
+        return self._worker().amax(window)
+
+    def encode(self, window: Window, global_scale: float, scales: Scales) -> Encoded:
+        """Round a window to NVFP4; see `Kernel`."""
+        return self._worker().encode(window, global_scale, scales)
+
+    def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes2D, Bytes2D]:
+        """`formats.recodes.fp8_to_mxfp4`."""
+        return self._now().fp8_to_mxfp4(window)
+
+    def bf16_to_fp8_block(self, window: Window, block: tuple[int, int]) -> tuple[Bytes2D, Bytes2D]:
+        """`formats.recodes.bf16_to_fp8_block`."""
+        return self._now().bf16_to_fp8_block(window, block)
+
+
+def _opened(open_kernel: Callable[[], Kernel], name: str) -> Future[Kernel]:
+    """A kernel, being opened on a thread of its own."""
+    future: Future[Kernel] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(open_kernel())
+        except BaseException as error:  # noqa: BLE001 - raised again where a call can fail
+            future.set_exception(error)
+
+    # Not a daemon: the interpreter must not end in the middle of an import.
+    threading.Thread(target=run, name=name, daemon=False).start()
+    return future
