@@ -3,6 +3,7 @@
 source → plan → (nothing to do?) → units → verify staging → publish → compare main → tidy up
 """
 
+import os
 import platform
 import shutil
 import time
@@ -11,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from hubconv.ends import Published, Source, Target, UnitRecord
+from hubconv.ends import Published, Source, Staging, Target, UnitRecord
 from hubconv.engines import Stop, run_units
 from hubconv.errors import ConflictError, IntegrityError, ResourceError, UsageError
 from hubconv.folder import FolderTarget
@@ -30,10 +31,15 @@ from hubconv.steps.publish import (
     preview_card,
     source_card,
 )
+from hubconv.steps.schedule import Limits
 from hubconv.steps.shards import Unit
 from hubconv.steps.verify import Sample, verify_staged, verify_tree
 from hubconv.version import __version__
 from hubconv.work import Bench
+
+HUB_WORKERS: Final = 2
+HELD_BYTES: Final = 768 * 1024 * 1024
+"""Partner sets held between measuring and writing, by all workers together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class Request:
         revision: Branch, tag or commit of the source.
         recipe: What becomes of each tensor.
         device: auto, cpu or cuda:N.
-        workers: Output shards made at the same time.
+        workers: Output shards made at the same time; 0 for what suits the two ends.
         work_dir: Folder for shards on their way; empty for one in the system's cache.
         private: Visibility of a new target repository; None follows the source.
         create_pr: Publish to a pull request.
@@ -63,7 +69,7 @@ class Request:
     revision: str = ""
     recipe: Recipe = field(default_factory=Recipe)
     device: str = "auto"
-    workers: int = 2
+    workers: int = 0
     work_dir: str = ""
     private: bool | None = None
     create_pr: bool = False
@@ -159,24 +165,24 @@ class _Run:
 
     def walk(self) -> Outcome:
         """Units, verification, publish, comparison."""
-        # Imported here and before the first byte: a missing device must not cost a download.
-        from hubconv.kernels import start
+        from hubconv.kernels import devices, start
 
-        kernel = start(self.request.device, self.request.workers, self.plan.source_bytes)
+        devices.named(self.request.device)  # a missing device must not cost a download
         staging = self.target.stage(self.plan.plan_id)
-        found = {
-            shard: record
-            for shard, record in staging.records().items()
-            if any(unit.shard == shard for unit in self.plan.units)
-        }
+        found = self._found(staging)
         missing = [unit for unit in self.plan.units if unit.shard not in found]
-        self._check_disk(missing)
+        workers = self._workers(missing)
+        kernel = start(self.request.device, workers, sum(unit.nbytes for unit in missing))
+        self._check_disk(missing, workers)
         self.progress.plan(
             len(self.plan.units), self.plan.source_bytes, len(found), self._read_for(found)
         )
         self.progress.phase("Converting")
-        bench = Bench(self.plan, self.source, staging, kernel, __version__, self._converted)
-        made = run_units(bench, missing, self.request.workers, self.progress, self.stop)
+        bench = Bench(
+            self.plan, self.source, staging, kernel, __version__, self._converted,
+            Limits(held_bytes=min(Limits().held_bytes, HELD_BYTES // workers)),
+        )  # fmt: skip
+        made = run_units(bench, missing, workers, self.progress, self.stop)
         records = {**found, **{record.shard: record for record in made}}
         ordered = [records[unit.shard] for unit in self.plan.units]
         self.stop.at_once()
@@ -201,6 +207,17 @@ class _Run:
             time.monotonic() - self.started,
         )  # fmt: skip
 
+    def _found(self, staging: Staging) -> dict[str, UnitRecord]:
+        """What an earlier run finished."""
+        wanted = {unit.shard for unit in self.plan.units}
+        return {shard: record for shard, record in staging.records().items() if shard in wanted}
+
+    def _workers(self, missing: Sequence[Unit]) -> int:
+        """Shards to make at a time: a line is full with two, cores want one each."""
+        local = not self.source.commit and isinstance(self.target, FolderTarget)
+        wanted = len(os.sched_getaffinity(0)) if local else HUB_WORKERS
+        return self.request.workers or max(1, min(wanted, len(missing)))
+
     def _read_for(self, found: Mapping[str, UnitRecord]) -> int:
         """Source bytes behind shards that an earlier run finished."""
         return sum(
@@ -215,10 +232,10 @@ class _Run:
         self.progress.converted(source_bytes)
         self.stop.at_once()
 
-    def _check_disk(self, missing: Sequence[Unit]) -> None:
+    def _check_disk(self, missing: Sequence[Unit], workers: int) -> None:
         """Refuse before the first byte what the disk cannot hold."""
         place = self.scratch
-        need = self.request.workers * (
+        need = workers * (
             max((unit.nbytes for unit in missing), default=0)
             + max((sum(self._size(s) for s in unit.sources) for unit in missing), default=0)
         )

@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
-    default=2,
-    show_default=True,
-    help="Output shards made at the same time.",
+    default=None,
+    help="Output shards made at the same time.  [default: 2; between folders one a core]",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option(
@@ -104,6 +103,7 @@ def convert(
         time_limit_s=values.pop("time_limit"),
         command=shlex.join(["hubconv", *sys.argv[1:]]),
         template=template or "",
+        workers=values.pop("workers") or 0,
         **values,
     )
     progress = choose_progress(sys.stderr, quiet=quiet, json=as_json)

@@ -6,7 +6,9 @@ written shard by shard.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -60,8 +62,8 @@ def write_checkpoint(
         index: Whether to write an index; a checkpoint of a single file has none.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for shard, entries in shards.items():
-        write_shard(folder / shard, entries)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda shard: write_shard(folder / shard, shards[shard]), shards))
     if index:
         named = {entry.name: shard for shard, entries in shards.items() for entry in entries}
         total_bytes = sum(entry.nbytes for entries in shards.values() for entry in entries)
