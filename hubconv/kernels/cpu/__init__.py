@@ -12,7 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hubconv.formats.nvfp4 import BLOCK, E2M1_VALUES, E4M3_VALUES, Encoded, Quality, Scales
-from hubconv.formats.stored import NonFiniteError, StoredWeight, Window, dequantize
+from hubconv.formats.stored import (
+    INT4_ZERO,
+    NonFiniteError,
+    StoredWeight,
+    Window,
+    dequantize,
+)
 
 T = TypeVar("T")
 Figures = npt.NDArray[np.float64]
@@ -22,7 +28,11 @@ _PART_ELEMENTS = 1 << 19  # what a thread takes at a time; sums do not depend on
 _WORTH_TABLES = 1 << 12  # elements under one scale from which tables cost less than arithmetic
 _REPORTED_ELEMENTS = 1 << 18
 _INTEGERS = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
-_MAGNITUDES = {"fp8": E4M3_VALUES[:128], "mxfp4": E2M1_VALUES[:8]}
+_MAGNITUDES = {
+    "fp8": E4M3_VALUES[:128],
+    "mxfp4": E2M1_VALUES[:8],
+    "int4": np.arange(INT4_ZERO + 1, dtype=np.float32),
+}
 
 
 class CpuKernel:
@@ -119,15 +129,20 @@ class CpuKernel:
         if _is_tabled(weight):
             self._coded.encode(data, scales, shape, rule, self._tables_for(weight.kind, rule), out)
         else:
-            kind = getattr(self._floats, "FP8" if weight.kind == "fp8" else weight.dtype)
+            name = weight.dtype if weight.kind == "plain" else weight.kind.upper()
+            kind = getattr(self._floats, name)
             self._floats.encode(data, kind, scales, shape, rule, self._lanes(), out)
         return figures
 
     def _shape(self, part: Window) -> Any:
         weight = part.weight
         scale_rows, scale_cols = weight.block if weight.kind != "plain" else (1, weight.cols)
-        before, paired = part.first_row % scale_rows, weight.kind == "mxfp4"
-        return self._arguments.Shape(part.rows, weight.cols, scale_rows, scale_cols, before, paired)
+        names = {"mxfp4": "E2M1_PAIRS", "int4": "INT4_PAIRS"}
+        packing = getattr(self._arguments, names.get(weight.kind, "ALONE"))
+        before = part.first_row % scale_rows
+        return self._arguments.Shape(
+            part.rows, weight.cols, scale_rows, scale_cols, before, packing
+        )
 
     def _lanes(self) -> Any:
         """This thread's room for arithmetic."""
