@@ -26,6 +26,7 @@ Bytes = npt.NDArray[np.uint8]
 
 _PART_ELEMENTS = 1 << 19  # what a thread takes at a time; sums do not depend on their number
 _WORTH_TABLES = 1 << 12  # elements under one scale from which tables cost less than arithmetic
+_BF16_FRACTION = 7  # bits
 _REPORTED_ELEMENTS = 1 << 18
 _INTEGERS = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
 _MAGNITUDES = {
@@ -155,7 +156,8 @@ class CpuKernel:
         """This thread's tables; what they hold already is good under the same rule."""
         held = self._room.__dict__
         if kind not in held:
-            held[kind] = [rule, self._tables.empty_tables(_MAGNITUDES[kind])]
+            fraction = _BF16_FRACTION if kind == "int4" else 0
+            held[kind] = [rule, self._tables.empty_tables(_MAGNITUDES[kind], fraction)]
         if held[kind][0] != rule:
             self._tables.clear(held[kind][1])
             held[kind][0] = rule
@@ -183,7 +185,10 @@ def _is_tabled(weight: StoredWeight) -> bool:
     if weight.kind == "plain" or weight.block[1] % BLOCK:
         return False
     shared = min(weight.block[0], weight.rows) * min(weight.block[1], weight.cols)
-    return weight.scale_dtype == "F8_E8M0" or shared >= _WORTH_TABLES
+    # A small group pays for its tables only where many groups have its scale: as many as there are
+    # numbers, those of BF16 are few enough for a slot each while they spread over 16 binades.
+    few = weight.scale_dtype == ("BF16" if weight.kind == "int4" else "F8_E8M0")
+    return few or shared >= _WORTH_TABLES
 
 
 def _quality(figures: Figures) -> Quality:

@@ -1,4 +1,4 @@
-"""FP8, MXFP4 and INT4 weights to NVFP4 by tables, where a block of 16 never straddles two scales."""
+"""FP8, MXFP4 and INT4 to NVFP4 by tables, where a block of 16 never straddles two scales."""
 
 from typing import Any, Final
 
@@ -20,24 +20,6 @@ def _first_choices() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 
 _FIRST_CHOICE: Final = _first_choices()
-
-
-@inlined
-def _unpack_e2m1(data: Any, at: Any, unpacked: Any) -> None:
-    """Write the 16 codes of 8 bytes of E2M1 pairs, their signs in bit 7 as those of E4M3."""
-    for pair in range(8):
-        byte = data[at + pair]
-        unpacked[2 * pair] = np.uint8((byte & 0x07) | ((byte & 0x08) << 4))
-        unpacked[2 * pair + 1] = np.uint8(((byte >> 4) & 0x07) | (byte & 0x80))
-
-
-@inlined
-def _unpack_int4(data: Any, at: Any, unpacked: Any) -> None:
-    """Write the 16 magnitudes of 8 bytes of integers stored as 0 to 15, signs in bit 7."""
-    for pair in range(8):
-        byte = data[at + pair]
-        unpacked[2 * pair] = numbers.signed_int4(byte & 15)
-        unpacked[2 * pair + 1] = numbers.signed_int4(byte >> 4)
 
 
 @inlined
@@ -93,8 +75,8 @@ def encode(data: Any, scales: Any, shape: Any, rule: Any, tabled: Any, out: Any)
                         _block(data, at, at, slot, rule, tabled, out)
                         continue
                     if shape.packing == INT4_PAIRS:
-                        _unpack_int4(data, at >> 1, tabled.unpacked)
+                        vectors.unpack_int4(data, at >> 1, tabled.unpacked)
                     else:
-                        _unpack_e2m1(data, at >> 1, tabled.unpacked)
+                        vectors.unpack_e2m1(data, at >> 1, tabled.unpacked)
                     _block(tabled.unpacked, 0, at, slot, rule, tabled, out)
         first = last

@@ -4,7 +4,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from hubconv.formats.stored import INT4_ZERO
 from hubconv.kernels.cpu.jit import inlined
 
 ORDER: Final = (0, -1, 1, -2, 2, 3, 4, 5, 6)
@@ -51,13 +50,6 @@ def signed_e4m3(code: Any) -> Any:
     """float32 from an E4M3 number; NaN where it is NaN."""
     magnitude = np.uint32(_NAN_BITS if code & 0x7F == 0x7F else (code & 0x7F) << 20)
     return np.uint32(magnitude | ((code & 0x80) << 24)).view(np.float32) * _E4M3_UNIT
-
-
-@inlined
-def signed_int4(stored: Any) -> Any:
-    """Magnitude of an integer stored as 0 to 15, and in bit 7 whether it is below zero."""
-    below = stored < INT4_ZERO
-    return np.uint8((INT4_ZERO - stored) | 0x80 if below else stored - INT4_ZERO)
 
 
 @inlined
