@@ -16,12 +16,19 @@ from hubconv.errors import IntegrityError, ScaleError
 from hubconv.formats.dtypes import BITS
 from hubconv.formats.nvfp4 import E2M1_VALUES, E4M3_VALUES
 
-Kind = Literal["plain", "fp8", "mxfp4"]
+Kind = Literal["plain", "fp8", "mxfp4", "int4"]
 Bytes2D = npt.NDArray[np.uint8]
 Floats2D = npt.NDArray[np.float32]
 
 MXFP4_GROUP: Final = 32
 """Elements that share one E8M0 exponent (OCP Microscaling v1.0, section 5.3)."""
+
+INT4_WORD: Final = 8
+"""Elements in one 32-bit word of compressed-tensors' pack-quantized; they follow one another along
+a row, the first in the lowest bits."""
+
+INT4_ZERO: Final = 8
+"""What is added to an element of pack-quantized before it is stored, so that it has no sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +36,15 @@ class StoredWeight:
     """A weight matrix as the source stores it.
 
     Attributes:
-        kind: plain (BF16, F16, F32), fp8 (E4M3 with scales), mxfp4 (E2M1 pairs with exponents).
+        kind: plain (BF16, F16, F32), fp8 (E4M3 with scales), mxfp4 (E2M1 pairs with exponents),
+            int4 (words of eight integers -8 to 7 with scales).
         dtype: Element type of the data tensor, by its safetensors name.
         rows: Rows of the matrix.
-        cols: Columns of the matrix, in elements (for mxfp4 twice the stored bytes).
+        cols: Columns of the matrix, in elements (for mxfp4 twice the stored bytes); whole words
+            for int4.
         scale_dtype: Element type of the scales; empty for plain weights.
         block: (rows, columns) of elements that share one scale; (1, cols) is one per row,
-            (rows, cols) one per tensor.
+            (rows, cols) one per tensor. An even number of columns for mxfp4 and int4.
     """
 
     kind: Kind
@@ -48,7 +57,12 @@ class StoredWeight:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row of the data tensor."""
-        return self.cols // 2 if self.kind == "mxfp4" else self.cols * BITS[self.dtype] // 8
+        return self.cols // 2 if self.is_paired else self.cols * BITS[self.dtype] // 8
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether a byte holds two elements, the one of the even column in the low nibble."""
+        return self.kind in {"mxfp4", "int4"}
 
     @property
     def scale_shape(self) -> tuple[int, int]:
@@ -204,14 +218,26 @@ def _e4m3(window: Window) -> Floats2D:
 
 
 def _e2m1(window: Window) -> Floats2D:
-    values = np.empty((window.rows, window.weight.cols), np.float32)
-    values[:, 0::2] = E2M1_VALUES[window.data & 15]
-    values[:, 1::2] = E2M1_VALUES[window.data >> 4]
-    return values
+    return E2M1_VALUES[_nibbles(window)]
+
+
+def _int4(window: Window) -> Floats2D:
+    # Words are stored with the lowest byte first, so their nibbles follow one another as those of
+    # bytes do. An integer less another is never -0.
+    return (_nibbles(window).astype(np.int8) - INT4_ZERO).astype(np.float32)
+
+
+def _nibbles(window: Window) -> Bytes2D:
+    """[rows, cols] uint8 from two elements a byte."""
+    nibbles = np.empty((window.rows, window.weight.cols), np.uint8)
+    nibbles[:, 0::2] = window.data & 15
+    nibbles[:, 1::2] = window.data >> 4
+    return nibbles
 
 
 _DECODERS: Final[dict[Kind, Callable[[Window], Floats2D]]] = {
     "plain": _plain,
     "fp8": _e4m3,
     "mxfp4": _e2m1,
+    "int4": _int4,
 }

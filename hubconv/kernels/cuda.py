@@ -150,7 +150,9 @@ class TritonKernel:
         """Whether the device can be trusted with windows stored like this one."""
         weight = window.weight
         form = weight.dtype if weight.kind == "plain" else weight.kind
-        mixed = form == "fp8" and weight.block[1] % BLOCK != 0 and weight.scale_shape[1] > 1
+        mixed = (
+            form in {"fp8", "int4"} and weight.block[1] % BLOCK != 0 and weight.scale_shape[1] > 1
+        )
         with self._lock:
             if (form, mixed) not in self._trusted:
                 try:

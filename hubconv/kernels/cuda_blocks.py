@@ -45,7 +45,7 @@ class Geometry:
     """How stored bytes lie, for whoever computes on a device.
 
     Attributes:
-        form: fp8, mxfp4, BF16, F16 or F32.
+        form: fp8, mxfp4, int4, BF16, F16 or F32.
         blocks: Blocks of 16 weights.
         blocks_per_row: Of them in a row.
         first_in_band: Rows between the start of the first row of scales and the first row.

@@ -13,12 +13,13 @@ import numpy.typing as npt
 from hubconv.errors import IntegrityError
 from hubconv.formats import stored
 from hubconv.formats.nvfp4 import Encoded, Quality, Scales, global_scale, global_scale_amax
-from hubconv.formats.stored import StoredWeight, Window
+from hubconv.formats.stored import INT4_ZERO, StoredWeight, Window
 from hubconv.kernels import Kernel
 
 _ROWS: Final = 72
 _SKIPPED: Final = 29  # rows before the window, so that it begins within a row of scales
 _COLS: Final = 544
+_INT4_ZEROS: Final = INT4_ZERO * 0x11  # a byte of two of them
 _AWKWARD: Final = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, 0.0, -0.0)
 
 Largest = Callable[[Window], float]
@@ -29,8 +30,8 @@ def check(form: str, *, mixed: bool, reference: Kernel, amax: Largest, encode: E
     """Compare what a device makes of some windows with what the reference makes of them.
 
     Args:
-        form: fp8, mxfp4, BF16, F16 or F32.
-        mixed: Whether blocks of 16 lie under several scales; fp8 alone.
+        form: fp8, mxfp4, int4, BF16, F16 or F32.
+        mixed: Whether blocks of 16 lie under several scales; fp8 and int4 alone.
         reference: The kernel that is right.
         amax: The device's largest magnitude.
         encode: The device's rounding.
@@ -85,11 +86,15 @@ def _window(form: str, exponent: int, *, mixed: bool) -> Window:
     elif form == "mxfp4":
         weight = StoredWeight("mxfp4", "I8", rows, _COLS, "F32", (1, 32))
         data = random.integers(0, 256, (_ROWS, _COLS // 2)).astype(np.uint8)
+    elif form == "int4":
+        weight = StoredWeight("int4", "I32", rows, _COLS, "F32", (1, 24 if mixed else 32))
+        data = random.integers(0, 256, (_ROWS, _COLS // 2)).astype(np.uint8)
     else:
         weight = StoredWeight("plain", form, rows, _COLS)
         data = _plain(random, form, exponent)
-    data[1] = 0
-    data[2, 32:] = 0
+    zero = _INT4_ZEROS if form == "int4" else 0
+    data[1] = zero
+    data[2, 32:] = zero
     needed = len(weight.scale_rows(_SKIPPED, _ROWS)), weight.scale_shape[1]
     factors = random.random(needed, np.float32) + np.float32(0.5)
     factors *= np.exp2(random.integers(exponent - 12, exponent, needed)).astype(np.float32)

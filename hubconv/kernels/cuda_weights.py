@@ -13,9 +13,13 @@ What is subnormal is a subnormal number at first, and right by the same product.
 import triton
 import triton.language as tl
 
+from hubconv.formats.stored import INT4_ZERO
+
 magnitude = tl.constexpr(0x7FFFFFFF)  # the bits of a float32 number but its sign
 infinity = tl.constexpr(0x7F800000)
 _nan_code = tl.constexpr(0x7F << 20)
+_counted = tl.constexpr(0x4B000000)  # 2^23: the lowest bits of such numbers are integers
+_zero_counted = tl.constexpr(2.0**23 + INT4_ZERO)
 
 
 @triton.jit
@@ -37,7 +41,7 @@ def load(
         scales: The scales, float32.
         block: [lanes] int32, the block of each lane.
         where: What `Geometry.launch` says of sizes.
-        form: fp8, mxfp4, BF16, F16 or F32.
+        form: fp8, mxfp4, int4, BF16, F16 or F32.
         mixed: Whether the 16 may lie under several scales.
     """
     valid = block < where[0]
@@ -45,10 +49,10 @@ def load(
     numbers = ()
     for i in tl.static_range(16):
         numbers = numbers + (bits[i].to(tl.float32, bitcast=True),)
-    if form != "fp8" and form != "mxfp4":
+    if form != "fp8" and form != "mxfp4" and form != "int4":
         return numbers, _max_of_16(bits)
 
-    factor: tl.constexpr = 2.0**120 if form == "fp8" else 2.0**126
+    factor: tl.constexpr = 2.0**120 if form == "fp8" else 2.0**126 if form == "mxfp4" else 1.0
     row = _divided(block, where[2], where[3])
     col = block - row * where[1]
     first = scales + _divided(row + where[4], where[5], where[6]) * where[9]
@@ -87,9 +91,11 @@ def _divided(numbers: tl.tensor, factor: tl.tensor, shift: tl.tensor) -> tl.tens
 
 @triton.jit
 def _words(data: tl.tensor, block: tl.tensor, valid: tl.tensor, form: tl.constexpr) -> tl.tuple:
-    # int32 words of a block, loaded in pairs: one pair for mxfp4, two for fp8, four, eight for F32.
-    few: tl.constexpr = 1 if form == "mxfp4" else 2
-    pairs: tl.constexpr = few if form == "mxfp4" or form == "fp8" else 8 if form == "F32" else 4
+    # int32 words of a block, loaded in pairs: one pair for mxfp4 and int4, two for fp8, four, eight
+    # for F32.
+    few: tl.constexpr = 2 if form == "fp8" else 1
+    coded: tl.constexpr = form == "fp8" or form == "mxfp4" or form == "int4"
+    pairs: tl.constexpr = few if coded else 8 if form == "F32" else 4
     words = ()
     for i in tl.static_range(pairs):
         pair = tl.load(data + block * pairs + i, mask=valid, other=0)
@@ -106,6 +112,10 @@ def _bits(words: tl.tuple, form: tl.constexpr) -> tl.tuple:
             value = ((words[i // 4] << (24 - 8 * (i % 4))) >> 4) & -0x78100000
         elif form == "mxfp4":
             value = ((words[i // 8] << (28 - 4 * (i % 8))) >> 6) & -0x7E400000
+        elif form == "int4":
+            count = ((words[i // 8] >> (4 * (i % 8))) & 15) | _counted
+            count = count.to(tl.float32, bitcast=True) - _zero_counted  # zero comes out as +0
+            value = count.to(tl.int32, bitcast=True)
         elif form == "BF16":
             value = (words[i // 2] << 16) if i % 2 == 0 else words[i // 2] & -0x10000
         elif form == "F16":

@@ -8,12 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from hubconv.formats.nvfp4 import E2M1_VALUES, E4M3_VALUES
-from hubconv.formats.stored import Window, dequantize
+from hubconv.formats.stored import INT4_ZERO, Window, dequantize
 
 Codes2D = npt.NDArray[np.unsignedinteger]
 
 _CHUNK_BYTES = 1 << 18  # temporaries stay in the cache of one core
 _INTEGERS = {"BF16": "<u2", "F16": "<u2", "F32": "<u4"}
+_VALUES = {
+    "fp8": E4M3_VALUES[:128],
+    "mxfp4": E2M1_VALUES[:8],
+    "int4": np.arange(INT4_ZERO + 1, dtype=np.float32),
+}
+_INT4_SIZES = np.abs(np.arange(16) - INT4_ZERO)
+_INT4_TOPS = np.maximum(_INT4_SIZES[:, None], _INT4_SIZES).astype(np.uint8).reshape(256)
+"""By the byte that holds two int4 elements: the larger magnitude."""
 
 
 def largest(window: Window) -> float:
@@ -56,7 +64,7 @@ def _scaled(window: Window) -> np.float32:
         of_chunk = tops[bands[0] : bands[-1] + 1]
         starts = np.flatnonzero(np.diff(bands, prepend=-1))
         np.maximum(of_chunk, _tops(window, data, starts), out=of_chunk)
-    values = E2M1_VALUES[tops] if weight.kind == "mxfp4" else E4M3_VALUES[tops]
+    values = _VALUES[weight.kind][tops]
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         return np.float32(np.abs(values * window.scales).max(initial=0))
 
@@ -75,11 +83,12 @@ def _tops(
         [starts, scale columns] uint8.
     """
     weight = window.weight
+    bytes_per_scale = weight.block[1] // 2 if weight.is_paired else weight.block[1]
     if weight.kind == "mxfp4":
-        bytes_per_scale = weight.block[1] // 2
         codes = np.maximum(data & 7, data >> 4 & 7)
+    elif weight.kind == "int4":
+        codes = _INT4_TOPS[data]
     else:
-        bytes_per_scale = weight.block[1]
         codes = data & 0x7F
     if len(starts) < len(codes):
         codes = np.maximum.reduceat(codes, starts, axis=0)

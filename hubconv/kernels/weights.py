@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hubconv.formats.nvfp4 import E2M1
-from hubconv.formats.stored import Window
+from hubconv.formats.stored import INT4_ZERO, Window
 
 _PLAIN = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
@@ -30,7 +30,9 @@ def weights(window: Window, first: int, last: int, device: torch.device) -> Tens
     kind = window.weight.kind
     if kind == "plain":
         return stored.view(_PLAIN[window.weight.dtype]).to(torch.float32, copy=True)
-    values = e4m3_values(stored) if kind == "fp8" else _e2m1(stored)
+    if kind == "fp8":
+        return _scale(e4m3_values(stored), window, first)
+    values = _e2m1(stored) if kind == "mxfp4" else _int4(stored)
     return _scale(values, window, first)
 
 
@@ -50,8 +52,17 @@ def e4m3_values(bits: Tensor) -> Tensor:
 def _e2m1(stored: Tensor) -> Tensor:
     """[rows, cols] float32 from pairs of E2M1 codes, the even column in the low nibble."""
     values = torch.tensor([*E2M1, *(-value for value in E2M1)], device=stored.device)
-    codes = stored.to(torch.int32)
-    pairs = (values[codes & 15], values[codes >> 4])
+    return values[_nibbles(stored).to(torch.int32)]
+
+
+def _int4(stored: Tensor) -> Tensor:
+    """[rows, cols] float32, -8 to 7, from words of eight, the first column in the lowest bits."""
+    return _nibbles(stored).to(torch.float32).sub_(INT4_ZERO)
+
+
+def _nibbles(stored: Tensor) -> Tensor:
+    """[rows, cols] uint8 from two elements a byte."""
+    pairs = (stored & 15, stored >> 4)
     return torch.stack(pairs, dim=-1).view(len(stored), 2 * stored.shape[1])
 
 

@@ -77,6 +77,33 @@ def test_mxfp4_has_the_even_column_in_the_low_nibble():
     assert values[0, :3].tolist() == [1, -12, 0]
 
 
+def test_int4_has_its_columns_in_words_from_the_lowest_bits_on():
+    weight = StoredWeight("int4", "I32", 2, 16, "BF16", (1, 8))
+    assert (weight.row_bytes, weight.scale_shape, weight.scale_row_bytes) == (8, (2, 2), 4)
+    words = np.array([[0x76543210, 0xFEDCBA98 - 2**32], [0x8F8F8F8F - 2**32, 0x00000008]])
+    scales = np.array([[1, 2], [-0.5, 1]], np.float32).view(np.uint32) >> 16
+    read = window(weight, 0, words.astype("<i4").tobytes(), scales.astype(np.uint16).tobytes())
+    values = dequantize(read)
+    assert values[0].tolist() == [*range(-8, 0), *range(0, 16, 2)]
+    assert values[1].tolist() == [-3.5, 0] * 4 + [0] + [-8] * 7
+    assert not np.signbit(values[0, 8:]).any()
+    assert (dequantize(read.part(1, 2)) == values[1:]).all()
+
+
+def test_an_int4_weight_is_exact_under_bf16_and_rounded_once_under_float32():
+    scale = np.float32(0.1)
+    half = np.array([scale]).view(np.uint32) >> 16
+    for dtype, raw in (("F32", scale.tobytes()), ("BF16", half.astype(np.uint16).tobytes())):
+        weight = StoredWeight("int4", "I32", 1, 16, dtype, (1, 16))
+        values = dequantize(window(weight, 0, b"\x1f" * 8, raw))
+        stored = float(scale_values(raw, dtype, (1,))[0])
+        assert values[0, :2].tolist() == [
+            float(np.float32(7 * stored)),
+            float(np.float32(-7 * stored)),
+        ]
+        assert dtype == "F32" or values[0, 0] == 7 * stored
+
+
 def test_a_part_of_a_window_reads_the_same_weights():
     rng = np.random.default_rng(0)
     weight = StoredWeight("fp8", "F8_E4M3", 20, 32, "F32", (4, 16))

@@ -51,6 +51,19 @@ def _mxfp4(values):
     return stored.window(weight, 0, packed.tobytes(), miniature_numbers.e8m0(exponents).tobytes())
 
 
+def _int4(values, kind):
+    rows, cols = values.shape
+    groups = values.reshape(rows, -1, 32).astype(np.float32)
+    scales = np.abs(groups).max(2) / np.float32(7.5)
+    if kind == "BF16":
+        scales = (scales.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    integers = np.rint(groups / scales[..., None]).clip(-8, 7).astype(np.int8) + 8
+    pairs = integers.reshape(rows, cols // 2, 2).astype(np.uint8)
+    weight = StoredWeight("int4", "I32", rows, cols, kind, (1, 32))
+    raw = (scales.view(np.uint32) >> 16).astype(np.uint16) if kind == "BF16" else scales
+    return stored.window(weight, 0, (pairs[..., 0] | pairs[..., 1] << 4).tobytes(), raw.tobytes())
+
+
 def _inputs(rows=579, cols=1024):
     random = np.random.default_rng(20261122)
     gaussian = random.normal(0, 0.02, (rows, cols)).astype(np.float32)
@@ -69,6 +82,8 @@ def _inputs(rows=579, cols=1024):
     for kind in ("F32", "BF16", "F8_E8M0"):
         yield f"fp8 {kind}", _fp8(gaussian, kind, (128, 128))
     yield "mxfp4", _mxfp4(gaussian)
+    for kind in ("BF16", "F32"):
+        yield f"int4 {kind}", _int4(gaussian, kind)
 
 
 @pytest.mark.parametrize("mode", ["search", "amax"])
@@ -85,7 +100,7 @@ def test_cuda_and_cpu_give_the_same_bytes(mode):
         assert ours.quality.exact_blocks == theirs.quality.exact_blocks, name
         assert theirs.quality.error_sq == pytest.approx(ours.quality.error_sq, rel=1e-9), name
         seen += 1
-    assert seen == 10
+    assert seen == 12
 
 
 @pytest.mark.parametrize("spelling", ["official", "fp8_repack"])

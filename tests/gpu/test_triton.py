@@ -25,7 +25,7 @@ from hubconv.kernels.reference import ReferenceKernel  # noqa: E402
 
 CPU = ReferenceKernel("cpu")
 RULES = ("search", "amax")
-FORMS = ("fp8", "mixed", "mxfp4", "BF16", "F16", "F32")
+FORMS = ("fp8", "mixed", "mxfp4", "BF16", "F16", "F32", "int4", "mixed int4")
 EXPONENTS = (0, 0, -7, -50, -66, -75, -110, -149, 20, 64, 100)
 
 gpu = pytest.mark.gpu
@@ -60,6 +60,11 @@ def made(rng, form, rows, cols, flavour, exponent):
     """A stored weight of a form, with a scale type and a block shape by chance."""
     if form == "mxfp4":
         return weightmakers.mxfp4(rng, rows, 2 * cols, flavour, exponent)
+    if "int4" in form:
+        groups = [8, 24, 40] if form == "mixed int4" else [32, 32, 16, 64, 128, cols]
+        scale_dtype = str(rng.choice(["BF16", "F16", "F32"]))
+        group = groups[rng.integers(len(groups))]
+        return weightmakers.int4(rng, rows, cols, group, scale_dtype, flavour, exponent)
     if form not in {"fp8", "mixed"}:
         return weightmakers.plain(rng, form, rows, cols, flavour, exponent)
     blocks = [(3, 24), (1, 24), (4, 7), (5, 40), (rows, 9)]
@@ -218,6 +223,13 @@ def test_what_is_not_finite_is_reported_as_the_cpu_reports_it(kernel, form):
         scales = bytearray(weight.scales)
         scales[1234] = 255
         damaged = [(data, scales)]
+    elif "int4" in form:
+        width = {"BF16": 2, "F16": 2, "F32": 4}[weight.weight.scale_dtype]
+        at = width * (len(weight.scales) // width // 2)
+        damaged = [
+            (data, weight.scales[:at] + bytes(width - 2) + top + weight.scales[at + width :])
+            for top in (b"\xc1\x7f", b"\x80\xff" if width == 4 else b"\xc0\xff")
+        ]
     else:
         size = {"BF16": 2, "F16": 2, "F32": 4}[form]
         at = size * 70001

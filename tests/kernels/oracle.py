@@ -124,7 +124,10 @@ def dequantize(weight, data, scales):
     if weight.kind == "plain":
         return numbers(data, weight.dtype, (-1, weight.cols))
     codes = np.frombuffer(data, np.uint8)
-    if weight.kind == "mxfp4":
+    if weight.kind == "int4":
+        words = [word for (word,) in struct.iter_unpack("<I", bytes(data))]
+        unscaled = np.array([(word >> 4 * at) % 16 - 8.0 for word in words for at in range(8)])
+    elif weight.kind == "mxfp4":
         codes = np.stack([codes & 15, codes >> 4], -1)
         unscaled = np.array([
             (-1.0 if code > 7 else 1.0) * E2M1[code & 7] for code in codes.ravel()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +28,8 @@ RULES = pytest.mark.parametrize("rule", ["search", "amax"])
 EXPONENTS = [0, 0, 0, -7, -50, -66, -75, -110, -149, 20, 64, 100, 120]
 BLOCKS = [(128, 128), (128, 128), (2, 32), (3, 48), (1, 24), (4, 7), (1, 128), (1, 32), (64, 16)]
 
+GROUPS = [32, 32, 32, 16, 128, 64, 8, 24, 40]
+
 
 @some.composite
 def rngs(draw):
@@ -41,9 +44,14 @@ def stored_weights(draw):
     cols = 16 * draw(some.integers(1, 9) | some.sampled_from([33, 64, 65]))
     flavour = draw(some.sampled_from(weightmakers.FLAVOURS))
     exponent = draw(some.sampled_from(EXPONENTS))
-    kind = draw(some.sampled_from(["BF16", "F16", "F32", "fp8", "fp8", "fp8", "mxfp4"]))
+    kinds = ["BF16", "F16", "F32", "fp8", "fp8", "fp8", "mxfp4", "int4", "int4"]
+    kind = draw(some.sampled_from(kinds))
     if kind == "mxfp4":
         return weightmakers.mxfp4(rng, rows, 2 * cols, flavour, exponent)
+    if kind == "int4":
+        group = draw(some.sampled_from([*GROUPS, cols]))
+        scale_dtype = draw(some.sampled_from(["BF16", "BF16", "F16", "F32"]))
+        return weightmakers.int4(rng, rows, cols, group, scale_dtype, flavour, exponent)
     if kind == "fp8":
         block = draw(some.sampled_from([*BLOCKS, (1, cols), (rows, cols), (512, 512)]))
         scale_dtype = draw(some.sampled_from(["F32", "BF16", "F16", "F8_E8M0"]))
@@ -53,10 +61,18 @@ def stored_weights(draw):
 
 @some.composite
 def odd_scales(draw):
-    """FP8 weights under float32 scales that are negative, zero, or far apart."""
+    """FP8 and INT4 weights under float32 scales that are negative, zero, or far apart."""
     rng = draw(rngs())
-    block = draw(some.sampled_from([(64, 64), (8, 16), (3, 24)]))
-    stored = weightmakers.fp8(rng, 66, 208, block, "F32", "gaussian")
+    kind = draw(some.sampled_from(["fp8", "int4"]))
+    if kind == "int4":
+        group = draw(some.sampled_from([32, 24, 208]))
+        stored = weightmakers.int4(rng, 66, 208, group, "F32", "gaussian")
+        if draw(some.booleans()):  # the whole weight under one scale: by tables
+            weight = replace(stored.weight, block=(66, 208))
+            stored = weightmakers.Stored(weight, stored.data, stored.scales[:4])
+    else:
+        block = draw(some.sampled_from([(64, 64), (8, 16), (3, 24)]))
+        stored = weightmakers.fp8(rng, 66, 208, block, "F32", "gaussian")
     scales = np.frombuffer(stored.scales, np.float32) * rng.choice(
         [-1, 0, 1], len(stored.scales) // 4
     )
@@ -131,11 +147,14 @@ def test_ties_go_to_the_candidate_that_is_tried_first(rng, tabled):
 
 
 @RULES
-@pytest.mark.parametrize("kind", ["fp8", "plain"])
+@pytest.mark.parametrize("kind", ["fp8", "int4", "int4 in floats", "plain"])
 def test_the_bytes_are_those_of_the_book(rule, kind):
     rng = np.random.default_rng(1)
     if kind == "fp8":
         stored = weightmakers.fp8(rng, 8, 128, (128, 128), "F8_E8M0", "gaussian", -9)
+    elif kind != "plain":
+        dtype = "BF16" if kind == "int4" else "F32"
+        stored = weightmakers.int4(rng, 8, 128, 32, dtype, "gaussian", -9)
     else:
         stored = weightmakers.plain(rng, "BF16", 8, 128, "ties")
     weights = oracle.dequantize(stored.weight, stored.data, stored.scales)
@@ -155,13 +174,15 @@ def test_the_576_rows_of_a_partial_last_block_are_read_right(rule):
 
 
 @RULES
-@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32", "fp8", "mxfp4"])
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32", "fp8", "mxfp4", "int4"])
 def test_bytes_may_lie_at_an_odd_address_and_be_read_only(rule, dtype):
     rng = np.random.default_rng(3)
     if dtype == "fp8":
         stored = weightmakers.fp8(rng, 5, 160, (2, 32), "F32", "gaussian")
     elif dtype == "mxfp4":
         stored = weightmakers.mxfp4(rng, 5, 160, "gaussian")
+    elif dtype == "int4":
+        stored = weightmakers.int4(rng, 5, 160, 32, "BF16", "gaussian")
     else:
         stored = weightmakers.plain(rng, dtype, 5, 160, "gaussian")
     odd = window(stored.weight, 0, memoryview(b"x" + stored.data)[1:], stored.scales)
@@ -173,8 +194,13 @@ def test_bytes_may_lie_at_an_odd_address_and_be_read_only(rule, dtype):
 
 @RULES
 @pytest.mark.parametrize("elements", [1, 500, 5000])
-def test_parts_do_not_show(rule, elements, monkeypatch):
-    stored = weightmakers.fp8(np.random.default_rng(4), 37, 96, (8, 32), "BF16", "gaussian", -9)
+@pytest.mark.parametrize("kind", ["fp8", "int4"])
+def test_parts_do_not_show(rule, elements, kind, monkeypatch):
+    rng = np.random.default_rng(4)
+    if kind == "fp8":
+        stored = weightmakers.fp8(rng, 37, 96, (8, 32), "BF16", "gaussian", -9)
+    else:
+        stored = weightmakers.int4(rng, 37, 96, 32, "BF16", "gaussian", -9)
     g = global_scale(REFERENCE.amax(stored.window()), rule)
     monkeypatch.setattr(cpu, "_PART_ELEMENTS", elements)
     for first, last in pairwise([0, 3, 24, 37]):
@@ -190,6 +216,7 @@ def test_threads_may_share_a_kernel_and_their_number_does_not_show(monkeypatch):
     rng = np.random.default_rng(5)
     stored = [weightmakers.fp8(rng, 64, 256, (32, 64), "F32", "gaussian", -n) for n in range(8)]
     stored += [weightmakers.plain(rng, "BF16", 64, 256, "gaussian", -n) for n in range(4)]
+    stored += [weightmakers.int4(rng, 64, 256, 32, "BF16", "gaussian", -n) for n in range(4)]
 
     def encode(kernel, source):
         return kernel.encode(source, nvfp4.global_scale(kernel.amax(source)), "search")
@@ -203,8 +230,13 @@ def test_threads_may_share_a_kernel_and_their_number_does_not_show(monkeypatch):
 
 
 @RULES
-def test_a_thread_forgets_its_tables_when_the_rule_changes(rule):
-    stored = weightmakers.fp8(np.random.default_rng(6), 64, 128, (128, 128), "F32", "gaussian")
+@pytest.mark.parametrize("kind", ["fp8", "int4"])
+def test_a_thread_forgets_its_tables_when_the_rule_changes(rule, kind):
+    rng = np.random.default_rng(6)
+    if kind == "fp8":
+        stored = weightmakers.fp8(rng, 64, 128, (128, 128), "F32", "gaussian")
+    else:
+        stored = weightmakers.int4(rng, 64, 128, 32, "BF16", "gaussian")
     for g in (2.0**-4, 2.0**-9, 2.0**-4):
         assert_same(stored.window(), g, rule)
 
@@ -214,6 +246,7 @@ def test_no_rows_are_no_error(rule):
     for weight in (
         StoredWeight("plain", "BF16", 8, 32),
         StoredWeight("fp8", "F8_E4M3", 8, 32, "F32", (128, 128)),
+        StoredWeight("int4", "I32", 8, 32, "BF16", (1, 32)),
     ):
         empty = window(weight, 4, b"")
         assert KERNEL.amax(empty) == 0
@@ -266,6 +299,17 @@ def nonfinite():
     pairs[1, 17] = 0x27
     yield mxfp4, pairs.tobytes(), bytes([127, 127, 255, 127])
     yield mxfp4, pairs.tobytes(), bytes([127, 127, 127, 253])
+    for cols, group, dtype in ((64, 32, "BF16"), (64, 32, "F32"), (48, 24, "F16")):
+        int4 = StoredWeight("int4", "I32", 3, cols, dtype, (1, group))
+        nibbles = np.full((3, cols // 2), 0x98, np.uint8)
+        nibbles[2, 15] = 0x0F  # the second one is -8, and overflows where 7 does not
+        for bits in {"BF16": (0x7FC0, 0xFF80, 0x7E00), "F16": (0x7E00, 0x7C00, 0xFC01)}.get(
+            dtype, (0x7FC00000, 0xFF800000, 0x7E000000)
+        ):
+            scales = np.ones((3, 2), np.uint32 if dtype == "F32" else np.uint16)
+            scales[2, 0] = bits
+            yield int4, nibbles.tobytes(), scales.tobytes()
+            yield int4, np.full_like(nibbles, 0x80).tobytes(), scales[[2, 0, 1]].tobytes()
     for dtype, bad in (
         ("BF16", 0x7FC0), ("BF16", 0xFF80), ("F16", 0x7E00), ("F16", 0xFC00), ("F16", 0x7C00),
         ("F32", 0x7FC00000), ("F32", 0x7F800000), ("F32", 0xFF800001),

@@ -80,6 +80,29 @@ def test_mxfp4_with_a_nan_exponent_and_with_one_that_overflows():
     assert_refused(weight, data.tobytes(), bytes([127, 127, 127, 253]), 1, 1, 34)
 
 
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("byte", [0x88, 0x9A])
+def test_int4_under_a_scale_that_is_no_number(dtype, value, byte):
+    weight = StoredWeight("int4", "I32", 30, 64, dtype, (1, 32))
+    scales = np.ones((3, 2), np.float32)
+    scales[2, 1] = value
+    raw = {
+        "BF16": (scales.view(np.uint32) >> 16).astype(np.uint16),
+        "F16": scales.astype(np.float16),
+        "F32": scales,
+    }[dtype].tobytes()
+    assert_refused(weight, bytes([byte]) * 96, raw, 32, 13, 32, first_row=11)
+
+
+def test_int4_overflows_at_minus_8_alone():
+    weight = StoredWeight("int4", "I32", 2, 64, "F32", (1, 32))
+    data = np.full((2, 32), 0xF1, np.uint8)
+    data[1, 20] = 0x0F
+    scales = np.full((2, 2), 2.0**125, np.float32)
+    assert_refused(weight, data.tobytes(), scales.tobytes(), 1, 1, 41)
+
+
 @pytest.mark.parametrize(
     ("dtype", "bits"),
     [

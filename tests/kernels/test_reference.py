@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,12 +28,16 @@ def stored_weights(draw):
     cols = 16 * draw(some.integers(1, 4))
     flavour = draw(some.sampled_from(weightmakers.FLAVOURS))
     exponent = draw(some.sampled_from([0, 0, 0, -7, -50, -66, -75, -110, -149, 20, 64, 100]))
-    kind = draw(some.sampled_from(["plain", "fp8", "mxfp4"]))
+    kind = draw(some.sampled_from(["plain", "fp8", "mxfp4", "int4"]))
     if kind == "plain":
         dtype = draw(some.sampled_from(["BF16", "F16", "F32"]))
         return weightmakers.plain(rng, dtype, rows, cols, flavour, exponent)
     if kind == "mxfp4":
         return weightmakers.mxfp4(rng, rows, 2 * cols, flavour, exponent)
+    if kind == "int4":
+        group = draw(some.sampled_from([32, 32, 16, 64, 8, 24, 40, cols]))
+        scale_dtype = draw(some.sampled_from(["BF16", "F16", "F32"]))
+        return weightmakers.int4(rng, rows, cols, group, scale_dtype, flavour, exponent)
     block = draw(some.sampled_from([(2, 32), (3, 48), (1, 24), (4, 7), (1, cols), (rows, cols)]))
     scale_dtype = draw(some.sampled_from(["F32", "BF16", "F16", "F8_E8M0"]))
     return weightmakers.fp8(rng, rows, cols, block, scale_dtype, flavour, exponent)
@@ -140,8 +145,13 @@ def test_the_576_rows_of_a_partial_last_block_are_read_right():
 
 
 @pytest.mark.parametrize("rule", ["search", "amax"])
-def test_chunks_do_not_show(rule, monkeypatch):
-    stored = weightmakers.fp8(np.random.default_rng(2), 37, 96, (8, 32), "BF16", "gaussian", -9)
+@pytest.mark.parametrize("kind", ["fp8", "int4"])
+def test_chunks_do_not_show(rule, kind, monkeypatch):
+    rng = np.random.default_rng(2)
+    if kind == "fp8":
+        stored = weightmakers.fp8(rng, 37, 96, (8, 32), "BF16", "gaussian", -9)
+    else:
+        stored = weightmakers.int4(rng, 37, 96, 32, "BF16", "gaussian", -9)
     g = global_scale(KERNEL.amax(stored.window()), rule)
     whole = KERNEL.encode(stored.window(), g, rule)
     small = ReferenceKernel("cpu")
@@ -153,7 +163,7 @@ def test_chunks_do_not_show(rule, monkeypatch):
     assert chunked.quality.error_sq == pytest.approx(whole.quality.error_sq, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["fp8", "mxfp4", "plain"])
+@pytest.mark.parametrize("kind", ["fp8", "mxfp4", "int4", "plain"])
 @pytest.mark.parametrize("chunk_bytes", [1, 70, 1 << 18])
 def test_the_largest_magnitude_is_found_in_any_chunk(kind, chunk_bytes, monkeypatch):
     monkeypatch.setattr(magnitude, "_CHUNK_BYTES", chunk_bytes)
@@ -169,10 +179,42 @@ def test_the_largest_magnitude_is_found_in_any_chunk(kind, chunk_bytes, monkeypa
         elif kind == "mxfp4":
             weight = StoredWeight("mxfp4", "I8", 11, 128, "F8_E8M0", (1, 32))
             source = window(weight, 0, codes, bytes([127] * 44))
+        elif kind == "int4":
+            weight = StoredWeight("int4", "I32", 11, 128, "F32", (1, 32))
+            nibbles = np.where(codes == 0x77, 0x80, codes + np.uint8(0x77))  # -8 alone is as large
+            source = window(weight, 0, nibbles, np.ones((11, 4), np.float32).tobytes())
         else:
             source = window(StoredWeight("plain", "BF16", 11, 32), 0, codes)
         assert KERNEL.amax(source) == np.abs(dequantize(source)).max()
         assert KERNEL.amax(source.part(row, row + 1)) == KERNEL.amax(source)
+
+
+@pytest.mark.parametrize("scale", [1.0, -1.0])
+def test_the_zero_of_int4_is_zero_and_its_largest_is_below_zero(scale):
+    weight = StoredWeight("int4", "I32", 1, 32, "F32", (1, 32))
+    stored = window(weight, 0, b"\xf0\x88" + b"\x88" * 14, np.float32(scale).tobytes())
+    assert dequantize(stored)[0, :4].tolist() == [-8 * scale, 7 * scale, 0, 0]
+    assert KERNEL.amax(stored) == 8
+    for rule in ("search", "amax"):
+        codes = KERNEL.encode(stored, global_scale(8.0, rule), rule).codes
+        assert (codes[0, 0] & 8, codes[0, 0] >> 7) == ((8, 0) if scale > 0 else (0, 1))
+        assert not codes[0, 1:].any()
+
+
+def test_int4_partners_share_the_larger_of_their_magnitudes():
+    rng = np.random.default_rng(12)
+    gate = weightmakers.int4(rng, 7, 96, 32, "BF16", "gaussian", -9)
+    up = weightmakers.int4(rng, 7, 96, 32, "BF16", "gaussian", -6)
+    both = weightmakers.Stored(
+        replace(gate.weight, rows=14), gate.data + up.data, gate.scales + up.scales
+    )
+    joint = max(KERNEL.amax(gate.window()), KERNEL.amax(up.window()))
+    assert joint == KERNEL.amax(both.window()) == np.abs(dequantize(both.window())).max()
+    whole = KERNEL.encode(both.window(), nvfp4.global_scale(joint), "search")
+    for rows, part in ((slice(0, 7), gate), (slice(7, 14), up)):
+        encoded = KERNEL.encode(part.window(), nvfp4.global_scale(joint), "search")
+        assert np.array_equal(encoded.codes, whole.codes[rows])
+        assert np.array_equal(encoded.scales, whole.scales[rows])
 
 
 def test_under_amax_a_negative_number_that_vanishes_in_the_division_is_positive():

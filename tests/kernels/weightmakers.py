@@ -85,6 +85,47 @@ def mxfp4(rng, rows, cols, flavour, exponent=0):
     return Stored(weight, codes.tobytes(), exponents.clip(0, 252).astype(np.uint8).tobytes())
 
 
+def int4(rng, rows, cols, group, scale_dtype, flavour, exponent=0):
+    """Any integers of four bits, eight in a word, under scales around 2^exponent."""
+    stored = rng.integers(0, 16, (rows, cols))
+    if flavour == "gaussian":
+        stored = np.rint(8 + 2.5 * rng.standard_normal((rows, cols))).clip(0, 15)
+    if flavour == "sparse":
+        stored = np.where(rng.random((rows, cols)) < 0.1, stored, 8)
+    if flavour == "ties":  # under scales that are powers of two many candidates are equally good
+        stored = 8 + rng.choice([-8, -7, -5, -3, -1, 0, 0, 1, 3, 5, 7], (rows, cols))
+    if flavour == "zeros":
+        stored = np.full((rows, cols), 8)
+    if flavour == "extreme":
+        stored = rng.choice([0, 15], (rows, cols))
+    weight = StoredWeight("int4", "I32", rows, cols, scale_dtype, (1, group))
+    scales = int4_scales(rng, weight.scale_shape, scale_dtype, flavour, exponent)
+    return Stored(weight, int4_words(stored), scales)
+
+
+def int4_words(stored):
+    """Bytes of [rows, cols] integers 0 to 15, shifted into words as the format says."""
+    rows, cols = stored.shape
+    shifted = stored.reshape(rows, cols // 8, 8).astype(np.uint32) << np.arange(0, 32, 4)
+    return shifted.sum(2, dtype=np.uint32).astype("<u4").tobytes()
+
+
+def int4_scales(rng, shape, dtype, flavour, exponent):
+    values = np.float64(2.0) ** max(min(exponent, 110), -140) * (rng.random(shape) + 0.5)
+    if flavour == "ties":
+        values = np.exp2(np.floor(np.log2(values)))
+    if flavour == "wide":  # many of them subnormal where the exponent is low
+        values = values * np.exp2(rng.integers(-40, 12, shape))
+    if flavour == "outlier":
+        values.flat[rng.integers(values.size)] *= 1e5
+    if flavour == "extreme":  # the largest under which -8 is finite
+        values = np.full(shape, {"F16": 65504.0}.get(dtype, 2.0**125 - 2.0**117))
+    if dtype == "F16":
+        return values.clip(0, 65504).astype(np.float16).tobytes()
+    bits = values.clip(0, 4e37).astype(np.float32).view(np.uint32)
+    return (bits >> 16).astype(np.uint16).tobytes() if dtype == "BF16" else bits.tobytes()
+
+
 def scale_bytes(rng, shape, dtype, exponent):
     if dtype == "F8_E8M0":
         near = rng.integers(-3, 4, shape) + exponent + 127

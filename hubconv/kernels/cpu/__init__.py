@@ -13,7 +13,13 @@ import numpy.typing as npt
 
 from hubconv.formats import recodes
 from hubconv.formats.nvfp4 import BLOCK, E2M1_VALUES, E4M3_VALUES, Encoded, Quality, Scales
-from hubconv.formats.stored import NonFiniteError, StoredWeight, Window, dequantize
+from hubconv.formats.stored import (
+    INT4_ZERO,
+    NonFiniteError,
+    StoredWeight,
+    Window,
+    dequantize,
+)
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -22,9 +28,14 @@ Bytes = npt.NDArray[np.uint8]
 
 _PART_ELEMENTS = 1 << 19  # what a thread takes at a time; sums do not depend on their number
 _WORTH_TABLES = 1 << 12  # elements under one scale from which tables cost less than arithmetic
+_BF16_FRACTION = 7  # bits
 _REPORTED_ELEMENTS = 1 << 18
 _INTEGERS = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
-_MAGNITUDES = {"fp8": E4M3_VALUES[:128], "mxfp4": E2M1_VALUES[:8]}
+_MAGNITUDES = {
+    "fp8": E4M3_VALUES[:128],
+    "mxfp4": E2M1_VALUES[:8],
+    "int4": np.arange(INT4_ZERO + 1, dtype=np.float32),
+}
 
 
 class CpuKernel:
@@ -164,15 +175,20 @@ class CpuKernel:
         if _is_tabled(weight):
             self._coded.encode(data, scales, shape, rule, self._tables_for(weight.kind, rule), out)
         else:
-            kind = getattr(self._floats, "FP8" if weight.kind == "fp8" else weight.dtype)
+            name = weight.dtype if weight.kind == "plain" else weight.kind.upper()
+            kind = getattr(self._floats, name)
             self._floats.encode(data, kind, scales, shape, rule, self._lanes(), out)
         return figures
 
     def _shape(self, part: Window) -> Any:
         weight = part.weight
         scale_rows, scale_cols = weight.block if weight.kind != "plain" else (1, weight.cols)
-        before, paired = part.first_row % scale_rows, weight.kind == "mxfp4"
-        return self._arguments.Shape(part.rows, weight.cols, scale_rows, scale_cols, before, paired)
+        names = {"mxfp4": "E2M1_PAIRS", "int4": "INT4_PAIRS"}
+        packing = getattr(self._arguments, names.get(weight.kind, "ALONE"))
+        before = part.first_row % scale_rows
+        return self._arguments.Shape(
+            part.rows, weight.cols, scale_rows, scale_cols, before, packing
+        )
 
     def _lanes(self) -> Any:
         """This thread's room for arithmetic."""
@@ -185,7 +201,8 @@ class CpuKernel:
         """This thread's tables; what they hold already is good under the same rule."""
         held = self._room.__dict__
         if kind not in held:
-            held[kind] = [rule, self._tables.empty_tables(_MAGNITUDES[kind])]
+            fraction = _BF16_FRACTION if kind == "int4" else 0
+            held[kind] = [rule, self._tables.empty_tables(_MAGNITUDES[kind], fraction)]
         if held[kind][0] != rule:
             self._tables.clear(held[kind][1])
             held[kind][0] = rule
@@ -213,7 +230,10 @@ def _is_tabled(weight: StoredWeight) -> bool:
     if weight.kind == "plain" or weight.block[1] % BLOCK:
         return False
     shared = min(weight.block[0], weight.rows) * min(weight.block[1], weight.cols)
-    return weight.scale_dtype == "F8_E8M0" or shared >= _WORTH_TABLES
+    # A small group pays for its tables only where many groups have its scale: as many as there are
+    # numbers, those of BF16 are few enough for a slot each while they spread over 16 binades.
+    few = weight.scale_dtype == ("BF16" if weight.kind == "int4" else "F8_E8M0")
+    return few or shared >= _WORTH_TABLES
 
 
 def _quality(figures: Figures) -> Quality:

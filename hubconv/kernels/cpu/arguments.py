@@ -13,6 +13,10 @@ FIGURES: Final = 7
 """Blocks that are exact, flushed, of a low scale; error, square, worst ratio; blocks not finite."""
 
 
+ALONE, E2M1_PAIRS, INT4_PAIRS = range(3)
+"""What a byte of coded weights holds: one E4M3 code, or two codes, the first in the low nibble."""
+
+
 class Rule(NamedTuple):
     """How to round.
 
@@ -36,7 +40,7 @@ class Shape(NamedTuple):
         scale_rows: Rows under one scale.
         scale_cols: Columns under one scale.
         before: Rows under the first scale that lie before these.
-        paired: A byte holds two codes.
+        packing: What a byte of coded weights holds.
     """
 
     rows: int
@@ -44,7 +48,7 @@ class Shape(NamedTuple):
     scale_rows: int
     scale_cols: int
     before: int
-    paired: bool
+    packing: int
 
 
 class Output(NamedTuple):
@@ -62,7 +66,7 @@ class Output(NamedTuple):
 
 
 RULE: Final = types.NamedTuple([jit.FLOAT, jit.FLOAT, jit.FLAG], Rule)
-SHAPE: Final = types.NamedTuple([jit.INT, jit.INT, jit.INT, jit.INT, jit.INT, jit.FLAG], Shape)
+SHAPE: Final = types.NamedUniTuple(jit.INT, 6, Shape)
 OUTPUT: Final = types.NamedTuple([jit.BYTES_OUT, jit.BYTES_OUT, jit.DOUBLES_OUT], Output)
 
 

@@ -1,4 +1,4 @@
-"""FP8 and MXFP4 weights to NVFP4 by tables, where a block of 16 never straddles two scales."""
+"""FP8, MXFP4 and INT4 to NVFP4 by tables, where a block of 16 never straddles two scales."""
 
 from typing import Any, Final
 
@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 
 from hubconv.kernels.cpu import jit, numbers, tables, vectors
-from hubconv.kernels.cpu.arguments import OUTPUT, RULE, SHAPE, count
+from hubconv.kernels.cpu.arguments import ALONE, INT4_PAIRS, OUTPUT, RULE, SHAPE, count
 from hubconv.kernels.cpu.jit import inlined
 from hubconv.kernels.cpu.tables import LOWEST_OFFSET, TABLES
 
@@ -20,15 +20,6 @@ def _first_choices() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 
 _FIRST_CHOICE: Final = _first_choices()
-
-
-@inlined
-def _unpack(data: Any, at: Any, unpacked: Any) -> None:
-    """Write the 16 codes of 8 bytes of E2M1 pairs, their signs in bit 7 as those of E4M3."""
-    for pair in range(8):
-        byte = data[at + pair]
-        unpacked[2 * pair] = np.uint8((byte & 0x07) | ((byte & 0x08) << 4))
-        unpacked[2 * pair + 1] = np.uint8(((byte >> 4) & 0x07) | (byte & 0x80))
 
 
 @inlined
@@ -62,7 +53,7 @@ def encode(data: Any, scales: Any, shape: Any, rule: Any, tabled: Any, out: Any)
     """Round rows of coded weights, one rectangle of equal scale after the other.
 
     Args:
-        data: [rows * row bytes] uint8; E4M3 codes, or pairs of E2M1 codes.
+        data: [rows * row bytes] uint8; E4M3 codes, or pairs of E2M1 codes or of integers.
         scales: [scale rows * scale columns] float32.
         shape: Where the rows lie among the scales.
         rule: How to round.
@@ -80,9 +71,12 @@ def encode(data: Any, scales: Any, shape: Any, rule: Any, tabled: Any, out: Any)
             right = min(shape.cols, left + shape.scale_cols)
             for row in range(first, last):
                 for at in range(row * shape.cols + left, row * shape.cols + right, 16):
-                    if shape.paired:
-                        _unpack(data, at >> 1, tabled.unpacked)
-                        _block(tabled.unpacked, 0, at, slot, rule, tabled, out)
-                    else:
+                    if shape.packing == ALONE:
                         _block(data, at, at, slot, rule, tabled, out)
+                        continue
+                    if shape.packing == INT4_PAIRS:
+                        vectors.unpack_int4(data, at >> 1, tabled.unpacked)
+                    else:
+                        vectors.unpack_e2m1(data, at >> 1, tabled.unpacked)
+                    _block(tabled.unpacked, 0, at, slot, rule, tabled, out)
         first = last

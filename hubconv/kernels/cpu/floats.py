@@ -1,4 +1,4 @@
-"""Any weights to NVFP4 by arithmetic: plain ones, and FP8 whose scales tables would not serve.
+"""Any weights to NVFP4 by arithmetic: plain ones, and coded ones that tables would not serve.
 
 64 blocks at a time lie side by side, so that each step is one loop over lanes.
 """
@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from hubconv.formats.stored import INT4_ZERO
 from hubconv.kernels.cpu import jit, numbers
 from hubconv.kernels.cpu.arguments import OUTPUT, RULE, SHAPE, count
 from hubconv.kernels.cpu.jit import inlined
 
-BF16, F16, F32, FP8 = range(4)
+BF16, F16, F32, FP8, INT4 = range(5)
 
 _LANES: Final = 64
 _TILE: Final = 16 * _LANES
@@ -186,8 +187,28 @@ def _plain_values(data: Any, at: Any, size: Any, kind: Any, values: Any) -> None
 
 
 @inlined
-def _scaled_values(data: Any, at: Any, size: Any, scales: Any, shape: Any, values: Any) -> None:
-    """Write float32 numbers from E4M3 codes, one stretch under one scale after the other."""
+def _fp8_values(codes: Any, at: Any, scale: Any, values: Any) -> None:
+    """Write as many float32 numbers as there is room for, from E4M3 codes under one scale."""
+    some = codes[at : at + len(values)]
+    for index in range(len(values)):
+        values[index] = numbers.signed_e4m3(np.uint32(some[index])) * scale
+
+
+@inlined
+def _int4_values(pairs: Any, at: Any, scale: Any, values: Any) -> None:
+    """The same from integers stored as 0 to 15, two in a byte; `at` is even, and so is the room."""
+    some = pairs[at >> 1 : (at + len(values)) >> 1]
+    for index in range(len(some)):
+        low, high = np.int32(some[index] & 15), np.int32(some[index] >> 4)
+        values[2 * index] = np.float32(low - INT4_ZERO) * scale
+        values[2 * index + 1] = np.float32(high - INT4_ZERO) * scale
+
+
+@inlined
+def _scaled_values(
+    data: Any, at: Any, size: Any, kind: Any, scales: Any, shape: Any, values: Any
+) -> None:
+    """Write float32 numbers from codes, one stretch under one scale after the other."""
     per_row = -(-shape.cols // shape.scale_cols)
     done = 0
     while done < size:
@@ -195,9 +216,10 @@ def _scaled_values(data: Any, at: Any, size: Any, scales: Any, shape: Any, value
         column = col // shape.scale_cols
         stretch = min(min(shape.cols, (column + 1) * shape.scale_cols) - col, size - done)
         scale = scales[(row + shape.before) // shape.scale_rows * per_row + column]
-        codes, out = data[at + done : at + done + stretch], values[done : done + stretch]
-        for index in range(stretch):
-            out[index] = numbers.signed_e4m3(np.uint32(codes[index])) * scale
+        if kind == INT4:
+            _int4_values(data, at + done, scale, values[done : done + stretch])
+        else:
+            _fp8_values(data, at + done, scale, values[done : done + stretch])
         done += stretch
 
 
@@ -207,7 +229,7 @@ def encode(data: Any, kind: Any, scales: Any, shape: Any, rule: Any, lanes: Any,
 
     Args:
         data: [rows * row bytes] uint8.
-        kind: BF16, F16, F32 or FP8.
+        kind: BF16, F16, F32, FP8 or INT4.
         scales: [scale rows * scale columns] float32; empty for plain weights.
         shape: Where the rows lie among the scales.
         rule: How to round.
@@ -219,8 +241,8 @@ def encode(data: Any, kind: Any, scales: Any, shape: Any, rule: Any, lanes: Any,
         size = min(_TILE, elements - at)
         if size < _TILE:
             lanes.values[:] = 0
-        if kind == FP8:
-            _scaled_values(data, at, size, scales, shape, lanes.values)
+        if kind >= FP8:
+            _scaled_values(data, at, size, kind, scales, shape, lanes.values)
         else:
             _plain_values(data, at, size, kind, lanes.values)
         _measure(lanes, rule)

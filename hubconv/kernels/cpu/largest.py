@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from hubconv.formats.stored import INT4_ZERO
 from hubconv.kernels.cpu import jit
-from hubconv.kernels.cpu.arguments import SHAPE
+from hubconv.kernels.cpu.arguments import E2M1_PAIRS, INT4_PAIRS, SHAPE
 from hubconv.kernels.cpu.jit import inlined
 
 
@@ -31,12 +32,24 @@ def _top_of_pairs(pairs: Any) -> Any:
     return top
 
 
+@inlined
+def _top_of_integers(pairs: Any) -> Any:
+    """Largest magnitude of integers stored as 0 to 15, two in a byte."""
+    most, least = np.uint8(INT4_ZERO), np.uint8(INT4_ZERO)
+    for at in range(len(pairs)):
+        low, high = np.uint8(pairs[at] & 0x0F), np.uint8(pairs[at] >> 4)
+        upper, lower = (low, high) if low > high else (high, low)
+        most = upper if upper > most else most
+        least = lower if lower < least else least
+    return np.uint8(max(most - INT4_ZERO, INT4_ZERO - least))
+
+
 @jit.compiled(types.float32(jit.BYTES, jit.FLOATS, SHAPE, jit.FLOATS, jit.BYTES_OUT))
 def coded(data: Any, scales: Any, shape: Any, values: Any, tops: Any) -> Any:
     """Largest magnitude of rows of coded weights; NaN or infinite if one of them is.
 
     Args:
-        data: [rows * row bytes] uint8; E4M3 codes, or pairs of E2M1 codes.
+        data: [rows * row bytes] uint8; E4M3 codes, or pairs of E2M1 codes or of integers.
         scales: [scale rows * scale columns] float32.
         shape: Where the rows lie among the scales.
         values: [n] float32, what a magnitude code means.
@@ -53,8 +66,10 @@ def coded(data: Any, scales: Any, shape: Any, values: Any, tops: Any) -> Any:
             for column in range(per_row):
                 left = row * shape.cols + column * shape.scale_cols
                 right = row * shape.cols + min(shape.cols, (column + 1) * shape.scale_cols)
-                if shape.paired:
+                if shape.packing == E2M1_PAIRS:
                     top = _top_of_pairs(data[left >> 1 : right >> 1])
+                elif shape.packing == INT4_PAIRS:
+                    top = _top_of_integers(data[left >> 1 : right >> 1])
                 else:
                     top = _top(data[left:right])
                 tops[column] = max(tops[column], top)

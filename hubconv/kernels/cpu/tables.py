@@ -16,19 +16,21 @@ from hubconv.kernels.cpu.arguments import RULE
 from hubconv.kernels.cpu.jit import inlined
 from hubconv.kernels.cpu.vectors import CANDIDATES, ROW
 
-SLOTS: Final = 16
-"""Scales whose tables are kept; powers of two next to each other find room side by side."""
+EXPONENT: Final = 4
+"""Bits of a scale's exponent that choose its slot: 16 binades in a row find room side by side."""
 
 LOWEST_OFFSET: Final = -2
 _GROUP: Final = 8  # columns of the table of candidates that are worked out together
 _SCALES: Final = 128
 _EDGES: Final = 16
+_FRACTION_BITS: Final = 23
 
 
 class Tables(NamedTuple):
-    """Tables of `SLOTS` scales over n magnitude codes; every array is flat.
+    """Tables of some scales over n magnitude codes; every array is flat.
 
     Attributes:
+        shift: The lowest bit of a scale, float32, that chooses its slot.
         values: [n] float32, what a code means without its scale; NaN for a code that means NaN.
         keys: [slots] uint64, bits of the scale that a slot belongs to, or more than 32 bits.
         sizes: [slots, n] float32, magnitudes of the weights.
@@ -45,6 +47,7 @@ class Tables(NamedTuple):
         unpacked: [16] uint8, overwritten.
     """
 
+    shift: int
     values: npt.NDArray[np.float32]
     keys: npt.NDArray[np.uint64]
     sizes: npt.NDArray[np.float32]
@@ -64,25 +67,31 @@ _ELEMENTS: Final = (
     np.float32, np.uint64, np.float32, np.float32, np.int32, np.float32, np.uint8, np.float64,
     np.int8, np.uint8, np.float32, np.int32, np.uint8,
 )  # fmt: skip
-TABLES: Final = types.NamedTuple([jit.array(element) for element in _ELEMENTS], Tables)
+TABLES: Final = types.NamedTuple([jit.INT, *map(jit.array, _ELEMENTS)], Tables)
 
 
-def empty_tables(values: npt.NDArray[np.float32]) -> Tables:
-    """Tables without content, for magnitude codes that mean `values`."""
-    count = len(values)
+def empty_tables(values: npt.NDArray[np.float32], fraction: int = 0) -> Tables:
+    """Tables without content; memory is taken as they are filled.
+
+    Args:
+        values: What the magnitude codes mean.
+        fraction: Bits of the fraction that choose a scale's slot, besides those of the exponent.
+    """
+    slots, count = 1 << (EXPONENT + fraction), len(values)
     codes = np.arange(ROW) + LOWEST_OFFSET
     codes = codes.clip(numbers.LOWEST_SEARCHED, numbers.HIGHEST)
     return Tables(
+        shift=_FRACTION_BITS - fraction,
         values=values.copy(),
-        keys=np.full(SLOTS, 1 << 32, np.uint64),
-        sizes=np.empty(SLOTS * count, np.float32),
-        units=np.empty(SLOTS * count, np.float32),
-        plain=np.empty(SLOTS * count, np.int32),
-        errors=np.empty(SLOTS * count * ROW, np.float32),
-        have_errors=np.zeros(SLOTS * ROW // _GROUP, np.uint8),
-        figures=np.empty(SLOTS * _SCALES * count * 2, np.float64),
-        edges=np.empty(SLOTS * _SCALES * _EDGES, np.int8),
-        have_scale=np.zeros(SLOTS * _SCALES, np.uint8),
+        keys=np.full(slots, 1 << 32, np.uint64),
+        sizes=np.empty(slots * count, np.float32),
+        units=np.empty(slots * count, np.float32),
+        plain=np.empty(slots * count, np.int32),
+        errors=np.empty(slots * count * ROW, np.float32),
+        have_errors=np.zeros(slots * ROW // _GROUP, np.uint8),
+        figures=np.empty(slots * _SCALES * count * 2, np.float64),
+        edges=np.empty(slots * _SCALES * _EDGES, np.int8),
+        have_scale=np.zeros(slots * _SCALES, np.uint8),
         candidates=E4M3_VALUES[codes],
         marks=np.empty(count, np.int32),
         unpacked=np.empty(16, np.uint8),
@@ -98,7 +107,7 @@ def clear(tables: Tables) -> None:
 def slot_of(tables: Any, scale: Any, rule: Any) -> Any:
     """The slot of a scale, float32; made ready where it belonged to another."""
     bits = np.uint64(np.float32(scale).view(np.uint32))
-    slot = np.int64((bits >> np.uint64(23)) & np.uint64(SLOTS - 1))
+    slot = np.int64((bits >> np.uint64(tables.shift)) & np.uint64(len(tables.keys) - 1))
     if tables.keys[slot] != bits:
         tables.keys[slot] = bits
         _start(tables, slot, scale, rule)

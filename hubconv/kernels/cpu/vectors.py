@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from hubconv.formats.stored import INT4_ZERO
 from hubconv.kernels.cpu.jit import intrinsic
 
 CANDIDATES = 9
@@ -47,6 +48,49 @@ def _tree(builder: Any, terms: Any) -> Any:
     while len(terms) > 1:
         terms = [builder.fadd(terms[at], terms[at + 1]) for at in range(0, len(terms), 2)]
     return terms[0]
+
+
+def _nibbles(context: Any, builder: Any, kind: Any, pairs: Any, at: Any) -> Any:
+    """The 16 nibbles of 8 bytes, the low one of each first."""
+    eight = ir.VectorType(_BYTE, 8)
+    block = builder.load(_pointer(context, builder, kind, pairs, at, eight), align=1)
+    low, high = builder.and_(block, _splat(eight, 15)), builder.lshr(block, _splat(eight, 4))
+    order = [lane // 2 + 8 * (lane % 2) for lane in range(16)]
+    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(ir.IntType(32), 16), order))
+
+
+@intrinsic
+def unpack_e2m1(typing: Any, pairs: Any, at: Any, unpacked: Any) -> Any:
+    """Write the 16 codes of 8 bytes of E2M1 pairs, their signs in bit 7 as those of E4M3."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        codes = _nibbles(context, builder, signature.args[0], args[0], args[1])
+        signs = builder.shl(builder.and_(codes, _splat(_BYTES16, 8)), _splat(_BYTES16, 4))
+        codes = builder.or_(builder.and_(codes, _splat(_BYTES16, 7)), signs)
+        zero = ir.Constant(_INT, 0)
+        address = _pointer(context, builder, signature.args[2], args[2], zero, _BYTES16)
+        builder.store(codes, address, align=1)
+        return context.get_dummy_value()
+
+    return types.none(pairs, at, unpacked), generate
+
+
+@intrinsic
+def unpack_int4(typing: Any, pairs: Any, at: Any, unpacked: Any) -> Any:
+    """Write the 16 magnitudes of 8 bytes of integers stored as 0 to 15, signs in bit 7."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        stored = _nibbles(context, builder, signature.args[0], args[0], args[1])
+        middle = _splat(_BYTES16, INT4_ZERO)
+        above, under = builder.sub(stored, middle), builder.sub(middle, stored)
+        under = builder.or_(under, _splat(_BYTES16, 0x80))
+        codes = builder.select(builder.icmp_unsigned("<", stored, middle), under, above)
+        zero = ir.Constant(_INT, 0)
+        address = _pointer(context, builder, signature.args[2], args[2], zero, _BYTES16)
+        builder.store(codes, address, align=1)
+        return context.get_dummy_value()
+
+    return types.none(pairs, at, unpacked), generate
 
 
 @intrinsic
