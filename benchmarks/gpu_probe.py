@@ -14,6 +14,7 @@ import eager
 import numpy as np
 import torch
 import triton
+from hubconv.kernels.cuda_blocks import Geometry
 from triton.testing import do_bench
 
 from hubconv.formats import stored
@@ -21,7 +22,6 @@ from hubconv.formats.nvfp4 import BLOCK, Scales
 from hubconv.formats.stored import StoredWeight, Window
 from hubconv.kernels import cuda_blocks
 from hubconv.kernels.cuda import CHUNK_BYTES, TritonKernel
-from hubconv.kernels.cuda_blocks import Geometry
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 FORMS = ("fp8", "mxfp4", *DTYPES)

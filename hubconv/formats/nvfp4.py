@@ -25,6 +25,9 @@ E4M3_MAX: Final = 448.0
 MIN_SEARCHED_SCALE: Final = 2.0**-6
 """vLLM's Marlin kernel zeroes every block whose scale is smaller than this."""
 
+SEARCH_ORDER: Final = (0, -1, 1, -2, 2, 3, 4, 5, 6)
+"""Distances of the tried block scales from the plain one, in codes; the first of equals wins."""
+
 
 def _e4m3(code: int) -> float:
     exponent, mantissa = code >> 3 & 15, code & 7

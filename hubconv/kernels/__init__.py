@@ -4,14 +4,18 @@
 out, so that whoever calls does not see where the work was done.
 """
 
+import logging
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from hubconv.errors import ResourceError
 from hubconv.formats.nvfp4 import Encoded, Scales
 from hubconv.formats.stored import Bytes2D, Window
 from hubconv.kernels import devices
+
+_LOG: Final = logging.getLogger(__name__)
 
 WORTH_WAKING_BYTES: Final = 1024 * 1024 * 1024
 """Two cores convert this much in about the time that a device takes to wake."""
@@ -68,14 +72,18 @@ def choose(device: str, workers: int = 1) -> Kernel:
         UsageError: Not a device name.
     """
     found = devices.named(device)
-    # Here, because torch takes seconds to import, and compiled code to load.
-    if found == "cpu":
-        from hubconv.kernels.cpu import CpuKernel
+    if found != "cpu":
+        from hubconv.kernels.cuda import open_kernel
 
-        return CpuKernel(workers)
-    from hubconv.kernels.cuda import open_kernel
+        try:
+            return open_kernel(found, workers)
+        except ResourceError as error:
+            if device != "auto":
+                raise
+            _LOG.warning("%s The CPU does the work.", error)
+    from hubconv.kernels.cpu import CpuKernel  # here, for compiled code takes a second to load
 
-    return open_kernel(found, workers)
+    return CpuKernel(workers)
 
 
 def start(device: str, workers: int, weight_bytes: int) -> Kernel:
@@ -96,4 +104,4 @@ def start(device: str, workers: int, weight_bytes: int) -> Kernel:
         return choose("cpu", workers)
     from hubconv.kernels.waking import WakingKernel
 
-    return WakingKernel(lambda: choose("cpu", workers), lambda: choose(found, workers))
+    return WakingKernel(lambda: choose("cpu", workers), lambda: choose(device, workers))

@@ -1,11 +1,8 @@
-"""Which devices this machine has: asked of the driver, for torch takes seconds to import."""
+"""Which devices this machine has: asked of the driver itself, which takes no time."""
 
 import ctypes
 import functools
-import importlib.util
 import re
-from importlib import metadata
-from pathlib import Path
 from typing import Final
 
 from hubconv.errors import ResourceError, UsageError
@@ -21,7 +18,7 @@ def named(name: str) -> str:
         name: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        ResourceError: The device does not exist here, or torch was built without CUDA.
+        ResourceError: The device does not exist here.
         UsageError: Not a device name.
     """
     found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
@@ -29,13 +26,13 @@ def named(name: str) -> str:
         raise UsageError(f"{name!r} is not a device.", "Use auto, cpu, cuda or cuda:N.")
     if name == "cpu":
         return name
-    count = len(capabilities()) if _torch_has_cuda() else 0
+    count = len(capabilities())
     if name == "auto" and not count:
         return "cpu"
     if not count:
         raise ResourceError(
-            f"torch {_torch_version()} finds no CUDA device for --device {name}.",
-            "Install a torch built for CUDA and check nvidia-smi, or use --device cpu.",
+            f"There is no CUDA device for --device {name} here.",
+            "Check that nvidia-smi shows one, or use --device cpu.",
         )
     number = int(found[1] or 0)
     if number >= count:
@@ -63,22 +60,3 @@ def _ask(driver: ctypes.CDLL, attribute: int, number: int) -> int:
     value = ctypes.c_int()
     driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, number)
     return value.value
-
-
-def _torch_has_cuda() -> bool:
-    """Whether torch was built for CUDA: written in its version file, which needs no import."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
-        return False
-    try:
-        text = Path(found.origin).with_name("version.py").read_text()
-    except OSError:
-        return True  # not known: torch itself will say
-    return re.search(r"^cuda\b.*= *None", text, re.MULTILINE) is None
-
-
-def _torch_version() -> str:
-    try:
-        return metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"

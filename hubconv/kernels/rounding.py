@@ -10,11 +10,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from hubconv.formats.nvfp4 import E2M1_MAX, E4M3_MAX
+from hubconv.formats.nvfp4 import E2M1_MAX, E4M3_MAX, SEARCH_ORDER
 from hubconv.kernels.weights import e4m3_values
-
-OFFSETS: Final = (0, -1, 1, -2, 2, 3, 4, 5, 6)
-"""Distance of the candidates from the plain code, in the order in which they are tried."""
 
 _LOWEST_SEARCHED: Final = 0x08  # E4M3 of 2^-6
 _HIGHEST: Final = 0x7E  # E4M3 of 448
@@ -116,7 +113,7 @@ def _best(sizes: Tensor, base: Tensor) -> Tensor:
     best = torch.zeros_like(base, dtype=torch.uint8)
     best_error = torch.full_like(sizes[0], torch.inf)
     rounded, scratch = torch.empty_like(sizes), torch.empty_like(sizes)
-    for offset in OFFSETS:
+    for offset in SEARCH_ORDER:
         code = (base + offset).clamp_(_LOWEST_SEARCHED, _HIGHEST).to(torch.uint8)
         scale = e4m3_values(code)
         torch.div(sizes, scale, out=rounded)

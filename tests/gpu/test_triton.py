@@ -271,14 +271,15 @@ def test_scales_that_are_not_finite_or_overflow(kernel, scale, code, block):
 @on_a_card
 @pytest.mark.parametrize(("limit", "said"), [(1 << 20, "trying chunks"), (100, "has no room")])
 def test_a_full_device_gets_smaller_chunks_and_then_the_cpu_works(monkeypatch, caplog, limit, said):
-    from hubconv.kernels.cuda_staging import Slot
+    from hubconv.kernels.cuda.driver import FullError
+    from hubconv.kernels.cuda.slots import Slot
 
     kernel = cuda.TritonKernel("cuda:0")
     allocate = Slot._allocate
 
     def crowded(slot, nbytes):
         if nbytes > limit:
-            raise torch.OutOfMemoryError
+            raise FullError
         return allocate(slot, nbytes)
 
     monkeypatch.setattr(Slot, "_allocate", crowded)
@@ -292,7 +293,7 @@ def test_a_full_device_gets_smaller_chunks_and_then_the_cpu_works(monkeypatch, c
 @gpu
 @on_a_card
 def test_a_device_that_gives_other_bytes_is_refused(monkeypatch):
-    from hubconv.kernels.cuda_engine import Engine
+    from hubconv.kernels.cuda.engine import Engine
 
     encode = Engine.encode
 
@@ -306,53 +307,83 @@ def test_a_device_that_gives_other_bytes_is_refused(monkeypatch):
         cuda.TritonKernel("cuda:0")
 
 
+def broken(*_):
+    raise ResourceError("no compiler")
+
+
 @gpu
 @on_a_card
-def test_kernels_that_do_not_compile_leave_the_work_to_torch(monkeypatch, caplog):
-    from hubconv.kernels import cuda_blocks
+def test_kernels_that_do_not_compile_leave_the_work_to_torch(monkeypatch, caplog, tmp_path):
+    from hubconv.kernels import cache
+    from hubconv.kernels.cuda import compiled
 
-    def broken(*_):
-        raise RuntimeError("no compiler")
-
-    monkeypatch.setattr(cuda_blocks, "encode", broken)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache.cache_folder.cache_clear()
+    monkeypatch.setattr(compiled, "compile_with_triton", broken)
     with pytest.raises(ResourceError, match="no compiler"):
-        cuda.TritonKernel("cuda:0")
+        cuda.TritonKernel("cuda:0", compile_it=broken)
+    monkeypatch.setattr(cuda.TritonKernel.__init__, "__kwdefaults__", {
+        **cuda.TritonKernel.__init__.__kwdefaults__, "compile_it": broken,
+    })  # fmt: skip
     with caplog.at_level(logging.WARNING):
         found = cuda.open_kernel("cuda:0")
+    cache.cache_folder.cache_clear()
     assert found.name == "reference (cuda:0)"
     assert "Plain torch does the work" in caplog.text
 
 
 @gpu
 @on_a_card
-def test_a_form_that_does_not_compile_later_on_is_left_to_torch(monkeypatch, caplog):
-    from hubconv.kernels import cuda_blocks
-
+def test_a_form_that_does_not_compile_later_on_is_left_to_the_cpu(caplog):
     kernel = cuda.TritonKernel("cuda:0")
-
-    def broken(*_):
-        raise RuntimeError("no compiler")
-
     weight = weightmakers.plain(np.random.default_rng(11), "F16", 64, 256, "gaussian")
-    monkeypatch.setattr(cuda_blocks, "encode", broken)
+    compiled = kernel._engine._function
+    kernel._engine._function = lambda variant: (
+        broken() if variant.form == "F16" else compiled(variant)
+    )
     with caplog.at_level(logging.WARNING):
         assert_same(kernel, weight.window(), "search")
-    assert "Plain torch works on F16 weights" in caplog.text
+    assert "The CPU works on F16 weights" in caplog.text
+
+
+@gpu
+@on_a_card
+def test_kernels_are_compiled_once_and_loaded_without_triton_and_torch(tmp_path):
+    script = """
+import sys
+from hubconv.kernels import choose
+if sys.argv[1] == "again":
+    sys.modules["triton"] = sys.modules["torch"] = None  # neither would import
+print(choose("cuda:0").name)
+"""
+    for word in ("once", "again"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, word],
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == "triton (cuda:0)"
+    damaged = next(tmp_path.rglob("encode-fp8-search-*.kernel"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    subprocess.run(
+        [sys.executable, "-c", script, "once"],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)}, check=True,
+    )  # fmt: skip
 
 
 @gpu
 @on_a_card
 def test_a_card_that_is_too_old_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
+    monkeypatch.setattr(devices, "capabilities", lambda: ((7, 0),))
     with pytest.raises(ResourceError, match=r"capability 7\.0.*needs 7\.5"):
         cuda.TritonKernel("cuda:0")
 
 
 @gpu
 @on_a_card
-def test_without_triton_torch_does_the_work(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "hubconv.kernels.cuda_engine", None)  # does not import
-    with pytest.raises(ResourceError, match="needs Triton"):
+def test_without_the_drivers_bindings_torch_does_the_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hubconv.kernels.cuda.driver", None)  # does not import
+    with pytest.raises(ResourceError, match="pip install cuda-bindings"):
         cuda.TritonKernel("cuda:0")
     assert cuda.open_kernel("cuda:0").name == "reference (cuda:0)"
 

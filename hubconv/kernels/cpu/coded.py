@@ -5,6 +5,7 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
+from hubconv.formats.nvfp4 import SEARCH_ORDER
 from hubconv.kernels.cpu import jit, numbers, tables, vectors
 from hubconv.kernels.cpu.arguments import ALONE, INT4_PAIRS, OUTPUT, RULE, SHAPE, count
 from hubconv.kernels.cpu.jit import inlined
@@ -15,7 +16,7 @@ def _first_choices() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """By the set of candidates that none beats, bit n for offset n - 2: the offset tried first."""
     choices = np.zeros(1 << vectors.CANDIDATES, np.int64)
     for best in range(1, len(choices)):
-        choices[best] = next(at for at in numbers.ORDER if best >> (at - LOWEST_OFFSET) & 1)
+        choices[best] = next(at for at in SEARCH_ORDER if best >> (at - LOWEST_OFFSET) & 1)
     return choices
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from hubconv.formats.nvfp4 import SEARCH_ORDER
 from hubconv.formats.stored import INT4_ZERO
 from hubconv.kernels.cpu import jit, numbers
 from hubconv.kernels.cpu.arguments import OUTPUT, RULE, SHAPE, count
@@ -109,7 +110,7 @@ def _measure(lanes: Any, rule: Any) -> None:
 def _search(lanes: Any) -> None:
     """Choose among nine block scales: the smallest error, the earliest of equals."""
     lanes.least[:] = _INFINITY
-    for offset in numbers.ORDER:
+    for offset in SEARCH_ORDER:
         for lane in range(_LANES):
             code = numbers.clamped(lanes.plain[lane] + np.int32(offset))
             scale = numbers.e4m3_value(code)

@@ -6,9 +6,6 @@ with any line of this folder: numba itself looks only at the file that holds a f
 files its helpers stand in.
 """
 
-import functools
-import hashlib
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +15,8 @@ import numba
 import numpy as np
 from numba import types
 from numba.extending import intrinsic as numba_intrinsic
+
+from hubconv.kernels.cache import cache_folder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,10 +52,10 @@ def compiled(*signatures: Any) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         with _LOCK:
             before = numba.config.CACHE_DIR
-            folder = _cache_folder(before)
-            numba.config.CACHE_DIR = folder
+            folder = cache_folder("kernels", Path(__file__).parent, asked=before)
+            numba.config.CACHE_DIR = str(folder or "")
             try:
-                return _njit(function, list(signatures), cache=bool(folder))
+                return _njit(function, list(signatures), cache=folder is not None)
             except OSError:  # a full disk, say
                 return _njit(function, list(signatures), cache=False)
             finally:
@@ -81,22 +80,3 @@ def _njit(function: F, signatures: list[Any] | None, **more: bool) -> F:
     options = {"nogil": True, "fastmath": False, "error_model": "numpy", "_nrt": False}
     made: F = numba.njit(signatures, **options, **more)(function)
     return made
-
-
-@functools.cache
-def _cache_folder(asked: str) -> str:
-    """A folder for this version of the sources, or nothing where none can be written.
-
-    Args:
-        asked: What NUMBA_CACHE_DIR says; the user's cache if empty.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    try:
-        home = asked or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(home) / "hubconv" / f"kernels-{digest.hexdigest()[:16]}"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
-        return ""
-    return str(folder) if os.access(folder, os.W_OK) else ""

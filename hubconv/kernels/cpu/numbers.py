@@ -6,9 +6,6 @@ import numpy as np
 
 from hubconv.kernels.cpu.jit import inlined
 
-ORDER: Final = (0, -1, 1, -2, 2, 3, 4, 5, 6)
-"""Distance of the candidates from the plain code, in the order in which they are tried."""
-
 ONE: Final = 0x38  # E4M3 of 1
 LOWEST_SEARCHED: Final = 0x08  # E4M3 of 2^-6
 HIGHEST: Final = 0x7E  # E4M3 of 448

@@ -1,6 +1,7 @@
-"""The CUDA kernel: Triton where it works, and what happens where it does not.
+"""The CUDA kernel: Triton's code where it works, and what happens where it does not.
 
-Importing this needs no Triton; making a `TritonKernel` does.
+torch is not imported: it takes longer to start than a GPU takes for a model of 100 GB. Triton is
+imported where a kernel is not compiled yet.
 """
 
 import logging
@@ -10,15 +11,15 @@ from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from hubconv.errors import IntegrityError, ResourceError
+from hubconv.errors import IntegrityError as IntegrityError
+from hubconv.errors import ResourceError
 from hubconv.formats.nvfp4 import BLOCK, Encoded, Scales
 from hubconv.formats.stored import Bytes2D, Window
-from hubconv.kernels import Kernel, cuda_canary, devices
+from hubconv.kernels import Kernel, devices
 from hubconv.kernels.cpu import CpuKernel
-from hubconv.kernels.cuda_staging import pinned
-from hubconv.kernels.reference import ReferenceKernel
+from hubconv.kernels.cuda import canary
+from hubconv.kernels.cuda.compiled import Compile, compile_with_triton
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -40,29 +41,41 @@ class TritonKernel:
     Args:
         device: `cuda` or `cuda:N`.
         chunk_bytes: Stored bytes on the device at a time, for each half of a double buffer.
+        workers: Threads that will use it at the same time.
+        compile_it: Compiles kernels that are not compiled yet.
 
     Raises:
         ResourceError: No such device, one too old, no Triton, or kernels that do not compile.
         IntegrityError: The device gives other bytes than the CPU.
     """
 
-    def __init__(self, device: str = "cuda", *, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(
+        self,
+        device: str = "cuda",
+        *,
+        chunk_bytes: int = CHUNK_BYTES,
+        workers: int = 1,
+        compile_it: Compile = compile_with_triton,
+    ) -> None:
         self._device = _found(device)
-        self._cpu = CpuKernel()
         self._chunk_bytes = chunk_bytes
         try:
-            from hubconv.kernels.cuda_engine import Engine
+            from hubconv.kernels.cuda.driver import Device, FullError
+            from hubconv.kernels.cuda.engine import Engine
         except ImportError as error:
             raise ResourceError(
-                f"The CUDA kernel needs Triton, which does not import: {error}.",
-                "Install the torch build for CUDA, which brings it, or use --device cpu.",
+                f"The CUDA kernel needs NVIDIA's bindings of the driver: {error}.",
+                "Install them with `pip install cuda-bindings`, or use --device cpu.",
             ) from error
-        self._engine = Engine(self._device)
+        self._full = FullError
+        self._cpu = CpuKernel(workers)
+        self._memory = Device(int(self._device.removeprefix("cuda:")))
+        self._engine = Engine(self._memory, self._cpu, compile_it)
         self._lock = threading.Lock()
         self._trusted: dict[tuple[str, bool], bool] = {}
         try:
             self._try("fp8", mixed=False)
-        except torch.OutOfMemoryError as error:
+        except FullError as error:
             raise ResourceError(
                 f"{self._device} has no memory left for even small weights.",
                 "Free some of it, or use another device.",
@@ -78,8 +91,8 @@ class TritonKernel:
 
         The data of a window that lies in it reaches the device without another copy.
         """
-        staged: npt.NDArray[np.uint8] = pinned(nbytes).numpy()
-        return staged
+        self._memory.enter()
+        return self._memory.pinned.take(nbytes)
 
     def amax(self, window: Window) -> float:
         """Largest magnitude of a window's dequantised weights, as an exact float32 number.
@@ -118,7 +131,7 @@ class TritonKernel:
 
         def run(chunk_bytes: int) -> Encoded:
             if not self._works_on(window):
-                return ReferenceKernel(str(self._device)).encode(window, global_scale, scales)
+                return self._cpu.encode(window, global_scale, scales)
             return self._engine.encode(window, global_scale, scales, chunk_bytes)
 
         found = self._with_room(run)
@@ -138,7 +151,7 @@ class TritonKernel:
         while chunk_bytes >= _SMALLEST_CHUNK_BYTES:
             try:
                 return run(chunk_bytes)
-            except torch.OutOfMemoryError:
+            except self._full:
                 self._engine.release()
             chunk_bytes //= 2
             _LOG.warning("%s is full: trying chunks of %d bytes.", self._device, chunk_bytes)
@@ -159,27 +172,18 @@ class TritonKernel:
                     self._try(form, mixed=mixed)
                 except ResourceError as error:
                     self._trusted[form, mixed] = False
-                    _LOG.warning("%s Plain torch works on %s weights.", error, form)
+                    _LOG.warning("%s The CPU works on %s weights.", error, form)
             return self._trusted[form, mixed]
 
     def _try(self, form: str, *, mixed: bool) -> None:
-        try:
-            cuda_canary.check(
-                form,
-                mixed=mixed,
-                reference=ReferenceKernel("cpu"),
-                amax=lambda window: self._engine.amax(window, CHUNK_BYTES),
-                encode=lambda window, scale, rule: self._engine.encode(
-                    window, scale, rule, CHUNK_BYTES
-                ),
-            )
-        except (IntegrityError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # a compiler, its tools and its driver fail in many ways
-            raise ResourceError(
-                f"The Triton kernels for {form} weights do not run on {self._device}: {error}",
-                "Check that a C compiler is installed, or use --device cpu.",
-            ) from error
+        engine = self._engine
+        canary.check(
+            form,
+            mixed=mixed,
+            reference=self._cpu,
+            amax=lambda window: engine.amax(window, CHUNK_BYTES),
+            encode=lambda window, scale, rule: engine.encode(window, scale, rule, CHUNK_BYTES),
+        )
         self._trusted[form, mixed] = True
 
 
@@ -191,25 +195,31 @@ def open_kernel(device: str, workers: int = 1) -> Kernel:
         workers: Threads that will use it at the same time.
 
     Raises:
-        ResourceError: The device does not exist here.
+        ResourceError: The device does not exist here, or neither of the two can use it.
         IntegrityError: The device gives other bytes than the CPU.
     """
-    reference = ReferenceKernel(device, workers)
+    found = devices.named(device)
     try:
-        return TritonKernel(device)
+        return TritonKernel(found, workers=workers)
     except ResourceError as error:
-        _LOG.warning("%s Plain torch does the work on %s, more slowly.", error, device)
-    return reference
+        import torch
+
+        if not torch.cuda.is_available():
+            raise
+        _LOG.warning("%s Plain torch does the work on %s, more slowly.", error, found)
+    from hubconv.kernels.reference import ReferenceKernel
+
+    return ReferenceKernel(found, workers)
 
 
-def _found(name: str) -> torch.device:
-    device = torch.device(devices.named(name))
-    if device.type != "cuda":
+def _found(name: str) -> str:
+    device = devices.named(name)
+    if device == "cpu":
         raise ResourceError(
-            "torch finds no CUDA device for the CUDA kernel.",
-            "Install a torch built for CUDA and check nvidia-smi, or use --device cpu.",
+            "There is no CUDA device for the CUDA kernel.",
+            "Check nvidia-smi, or use --device cpu.",
         )
-    capability = torch.cuda.get_device_capability(device)
+    capability = devices.capabilities()[int(device.removeprefix("cuda:"))]
     if capability < _OLDEST:
         raise ResourceError(
             f"{device} has compute capability {'.'.join(map(str, capability))}; the CUDA kernel "

@@ -13,14 +13,13 @@ out, because the product is exact anyway or the remainder must be.
 import triton
 import triton.language as tl
 
-from hubconv.formats.nvfp4 import E2M1_MAX, E4M3_MAX, MIN_SEARCHED_SCALE
-from hubconv.kernels.cuda_weights import infinity
-from hubconv.kernels.rounding import OFFSETS
+from hubconv.formats.nvfp4 import E2M1_MAX, E4M3_MAX, MIN_SEARCHED_SCALE, SEARCH_ORDER
+from hubconv.kernels.cuda.weights import infinity
 
 least_scale = tl.constexpr(MIN_SEARCHED_SCALE)
 _infinity = tl.constexpr(infinity.value)
-_offsets = tl.constexpr(OFFSETS)
-_tries = tl.constexpr(len(OFFSETS))
+_offsets = tl.constexpr(SEARCH_ORDER)
+_tries = tl.constexpr(len(SEARCH_ORDER))
 _e2m1_max = tl.constexpr(E2M1_MAX)
 _e4m3_max = tl.constexpr(E4M3_MAX)
 _lowest_searched = tl.constexpr(0x08)  # E4M3 of 2^-6

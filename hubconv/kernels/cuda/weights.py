@@ -40,7 +40,7 @@ def load(
         data: The stored bytes, in int64 words.
         scales: The scales, float32.
         block: [lanes] int32, the block of each lane.
-        where: What `Geometry.launch` says of sizes.
+        where: What `Geometry.sizes` says of sizes.
         form: fp8, mxfp4, int4, BF16, F16 or F32.
         mixed: Whether the 16 may lie under several scales.
     """
@@ -83,7 +83,7 @@ def load(
 
 @triton.jit
 def _divided(numbers: tl.tensor, factor: tl.tensor, shift: tl.tensor) -> tl.tensor:
-    # By a divisor that `cuda_blocks` has turned into a factor of 32 bits and a shift.
+    # By a divisor that `variants` has turned into a factor of 32 bits and a shift.
     wide = tl.full(numbers.shape, factor, tl.int32).to(tl.uint32, bitcast=True)
     halves = tl.umulhi(numbers.to(tl.uint32, bitcast=True) * 2, wide)
     return halves.to(tl.int32, bitcast=True) >> shift
