@@ -24,7 +24,7 @@ from hubconv.kernels import cuda_blocks
 from hubconv.kernels.cuda import CHUNK_BYTES, TritonKernel
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-FORMS = ("fp8", "mxfp4", *DTYPES)
+FORMS = ("fp8", "mxfp4", "int4", *DTYPES)
 
 COUNT = 8
 """Different windows that are worked on by turns."""
@@ -147,8 +147,8 @@ def host_windows(
 ) -> list[Window]:
     """Windows of random weights in memory of the kernel's or of numpy's."""
     rng = np.random.default_rng(0)
-    dtype = {"fp8": "F8_E4M3", "mxfp4": "I8"}.get(form, form)
-    if form in {"fp8", "mxfp4"}:
+    dtype = {"fp8": "F8_E4M3", "mxfp4": "I8", "int4": "I32"}.get(form, form)
+    if form not in DTYPES:
         block = (128, 128) if form == "fp8" else (1, 32)
         weight = StoredWeight(form, dtype, rows, cols, "F32", block)
         scales = np.full(weight.scale_shape, 2.0**-9, np.float32).tobytes()
@@ -175,7 +175,7 @@ def end_to_end(kernel: TritonKernel, line_in: float, rows: int, cols: int) -> No
     )
     names = "{:7}{:8}{:8}{:>8}{:>8}{:>8}{:>8}{:>8}"
     print(names.format("form", "what", "memory", "threads", "in", "out", "G el/s", "share"))
-    for form in ("fp8", "mxfp4", "BF16"):
+    for form in ("fp8", "mxfp4", "int4", "BF16"):
         for memory in ("plain", "staged"):
             windows = host_windows(kernel, form, rows, cols, staged=memory == "staged")
             for what in ("search", "amax") if form == "fp8" else ("search",):

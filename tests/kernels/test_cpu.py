@@ -105,6 +105,21 @@ def test_every_source_gives_the_bytes_and_figures_of_the_reference(rule, stored)
 
 
 @RULES
+@pytest.mark.parametrize("flavour", weightmakers.FLAVOURS)
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_int4_of_every_flavour_at_every_size_of_numbers(rule, flavour, dtype):
+    rng = np.random.default_rng(7)
+    for exponent in (0, -9, -75, -110, -140, 64, 110):
+        for group in (32, 16, 128, 24, 40):
+            rows, cols = int(rng.integers(1, 40)), 16 * int(rng.integers(1, 20))
+            stored = weightmakers.int4(rng, rows, cols, group, dtype, flavour, exponent)
+            for source in (stored.window(), stored.window(rows // 3)):
+                amax = REFERENCE.amax(source)
+                assert KERNEL.amax(source) == amax
+                assert_same(source, global_scale(amax, rule), rule)
+
+
+@RULES
 @settings(PROPERTY, max_examples=60)
 @given(stored=stored_weights(), binades=some.integers(-9, 12))
 def test_partners_may_have_chosen_another_global_scale(rule, stored, binades):

@@ -59,6 +59,12 @@ def _nibbles(context: Any, builder: Any, kind: Any, pairs: Any, at: Any) -> Any:
     return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(ir.IntType(32), 16), order))
 
 
+def _put(context: Any, builder: Any, kind: Any, array: Any, codes: Any) -> None:
+    """Write 16 bytes where an array begins."""
+    address = _pointer(context, builder, kind, array, ir.Constant(_INT, 0), _BYTES16)
+    builder.store(codes, address, align=1)
+
+
 @intrinsic
 def unpack_e2m1(typing: Any, pairs: Any, at: Any, unpacked: Any) -> Any:
     """Write the 16 codes of 8 bytes of E2M1 pairs, their signs in bit 7 as those of E4M3."""
@@ -67,9 +73,7 @@ def unpack_e2m1(typing: Any, pairs: Any, at: Any, unpacked: Any) -> Any:
         codes = _nibbles(context, builder, signature.args[0], args[0], args[1])
         signs = builder.shl(builder.and_(codes, _splat(_BYTES16, 8)), _splat(_BYTES16, 4))
         codes = builder.or_(builder.and_(codes, _splat(_BYTES16, 7)), signs)
-        zero = ir.Constant(_INT, 0)
-        address = _pointer(context, builder, signature.args[2], args[2], zero, _BYTES16)
-        builder.store(codes, address, align=1)
+        _put(context, builder, signature.args[2], args[2], codes)
         return context.get_dummy_value()
 
     return types.none(pairs, at, unpacked), generate
@@ -85,9 +89,7 @@ def unpack_int4(typing: Any, pairs: Any, at: Any, unpacked: Any) -> Any:
         above, under = builder.sub(stored, middle), builder.sub(middle, stored)
         under = builder.or_(under, _splat(_BYTES16, 0x80))
         codes = builder.select(builder.icmp_unsigned("<", stored, middle), under, above)
-        zero = ir.Constant(_INT, 0)
-        address = _pointer(context, builder, signature.args[2], args[2], zero, _BYTES16)
-        builder.store(codes, address, align=1)
+        _put(context, builder, signature.args[2], args[2], codes)
         return context.get_dummy_value()
 
     return types.none(pairs, at, unpacked), generate
