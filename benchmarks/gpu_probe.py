@@ -14,14 +14,13 @@ import eager
 import numpy as np
 import torch
 import triton
-from hubconv.kernels.cuda_blocks import Geometry
 from triton.testing import do_bench
 
 from hubconv.formats import stored
 from hubconv.formats.nvfp4 import BLOCK, Scales
 from hubconv.formats.stored import StoredWeight, Window
-from hubconv.kernels import cuda_blocks
-from hubconv.kernels.cuda import CHUNK_BYTES, TritonKernel
+from hubconv.kernels.cuda import CHUNK_BYTES, TritonKernel, variants
+from hubconv.kernels.cuda.variants import FIGURES, Geometry, Variant
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 FORMS = ("fp8", "mxfp4", "int4", *DTYPES)
@@ -68,7 +67,7 @@ def device_data(form: str, rows: int, cols: int, device: torch.device) -> OnDevi
     return raw.view(torch.int64), scales, layout
 
 
-def on_the_device(device: torch.device, rows: int, cols: int) -> None:
+def on_the_device(kernel: TritonKernel, device: torch.device, rows: int, cols: int) -> None:
     """Each kernel on data that is there already, beside the eager rule."""
     elements = rows * cols
     print(f"\non the device, {rows} x {cols}, G elements/s (median)")
@@ -76,33 +75,51 @@ def on_the_device(device: torch.device, rows: int, cols: int) -> None:
     speeds = {}
     for form in FORMS:
         speeds[form] = [
-            elements / seconds / 1e9 for seconds in seconds_of(form, rows, cols, device)
+            elements / seconds / 1e9 for seconds in seconds_of(kernel, form, rows, cols, device)
         ]
         amax, plain, both, search = speeds[form]
         print(f"{form:8}{amax:9.0f}{plain:13.0f}{both:9.0f}{search:15.0f}")
     beside_eager(device, rows, cols, speeds["fp8"])
 
 
-def seconds_of(form: str, rows: int, cols: int, device: torch.device) -> list[float]:
+class TorchStream:
+    """The stream that torch works on, for launching ours between its events."""
+
+    handle = 0
+
+
+def seconds_of(
+    kernel: TritonKernel, form: str, rows: int, cols: int, device: torch.device
+) -> list[float]:
     """Of finding the largest magnitude, of the plain rule, of both, of the search."""
     data, factors, layout = device_data(form, rows, cols, device)
     codes = torch.empty(layout.blocks, dtype=torch.int64, device=device)
     scales = torch.empty(layout.blocks, dtype=torch.uint8, device=device)
     tops = torch.empty(layout.programs, dtype=torch.int32, device=device)
-    figures = torch.empty(layout.programs, cuda_blocks.FIGURES, dtype=torch.float64, device=device)
+    figures = torch.empty(layout.programs, FIGURES, dtype=torch.float64, device=device)
 
-    def amax() -> None:
-        cuda_blocks.amax(data, factors, tops, layout)
+    def prepared(
+        variant: Variant, tensors: list[torch.Tensor], *scalars: float
+    ) -> Callable[[], None]:
+        function, spare = kernel._engine._function(variant)
+        arguments = variants.pointers([tensor.data_ptr() for tensor in tensors])
+        for scalar in scalars:
+            arguments += variants.scalars(scalar)
+        arguments += [*layout.sizes(), *spare]
+        return lambda: function.launch(TorchStream(), layout.programs, arguments)
 
-    def encode(rule: Scales, g: float) -> None:
-        cuda_blocks.encode(data, factors, codes, scales, figures, layout, g, rule)
+    def encode(rule: Scales, g: float) -> Callable[[], None]:
+        variant = variants.encode_variant(layout, g, rule)
+        return prepared(variant, [data, factors, codes, scales, figures], g)
+
+    amax = prepared(variants.amax_variant(layout), [data, factors, tops])
+    plain, search = encode("amax", 1e-4), encode("search", 2.0**-10)
 
     def both() -> None:
         amax()
-        encode("amax", 1e-4)
+        plain()
 
-    runs = (amax, lambda: encode("amax", 1e-4), both, lambda: encode("search", 2.0**-10))
-    return [median_s(run) for run in runs]
+    return [median_s(run) for run in (amax, plain, both, search)]
 
 
 def beside_eager(device: torch.device, rows: int, cols: int, ours: list[float]) -> None:
@@ -234,7 +251,7 @@ def main() -> None:
     begun = time.perf_counter()
     kernel = TritonKernel(options.device, chunk_bytes=options.chunk_bytes)
     print(f"{kernel.name}: made and checked in {time.perf_counter() - begun:.1f} s")
-    on_the_device(device, options.rows, options.cols)
+    on_the_device(kernel, device, options.rows, options.cols)
     end_to_end(kernel, line(device)[0], options.window_rows, 8192)
     print("after: " + machine(device))
 

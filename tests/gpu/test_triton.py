@@ -4,6 +4,8 @@ Run on a machine with a CUDA device: `pytest -m gpu`.
 """
 
 import logging
+import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ import weightmakers  # noqa: E402
 from hubconv.errors import IntegrityError, ResourceError  # noqa: E402
 from hubconv.formats import nvfp4, stored  # noqa: E402
 from hubconv.formats.stored import NonFiniteError, StoredWeight  # noqa: E402
-from hubconv.kernels import cuda  # noqa: E402
+from hubconv.kernels import cuda, devices  # noqa: E402
 from hubconv.kernels.reference import ReferenceKernel  # noqa: E402
 
 CPU = ReferenceKernel("cpu")
@@ -315,16 +317,12 @@ def broken(*_):
 @on_a_card
 def test_kernels_that_do_not_compile_leave_the_work_to_torch(monkeypatch, caplog, tmp_path):
     from hubconv.kernels import cache
-    from hubconv.kernels.cuda import compiled
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache.cache_folder.cache_clear()
-    monkeypatch.setattr(compiled, "compile_with_triton", broken)
+    monkeypatch.setattr(cuda, "compile_with_triton", broken)
     with pytest.raises(ResourceError, match="no compiler"):
-        cuda.TritonKernel("cuda:0", compile_it=broken)
-    monkeypatch.setattr(cuda.TritonKernel.__init__, "__kwdefaults__", {
-        **cuda.TritonKernel.__init__.__kwdefaults__, "compile_it": broken,
-    })  # fmt: skip
+        cuda.TritonKernel("cuda:0")
     with caplog.at_level(logging.WARNING):
         found = cuda.open_kernel("cuda:0")
     cache.cache_folder.cache_clear()

@@ -42,7 +42,7 @@ class TritonKernel:
         device: `cuda` or `cuda:N`.
         chunk_bytes: Stored bytes on the device at a time, for each half of a double buffer.
         workers: Threads that will use it at the same time.
-        compile_it: Compiles kernels that are not compiled yet.
+        compile_it: Compiles kernels that are not compiled yet; Triton if None.
 
     Raises:
         ResourceError: No such device, one too old, no Triton, or kernels that do not compile.
@@ -55,7 +55,7 @@ class TritonKernel:
         *,
         chunk_bytes: int = CHUNK_BYTES,
         workers: int = 1,
-        compile_it: Compile = compile_with_triton,
+        compile_it: Compile | None = None,
     ) -> None:
         self._device = _found(device)
         self._chunk_bytes = chunk_bytes
@@ -70,7 +70,7 @@ class TritonKernel:
         self._full = FullError
         self._cpu = CpuKernel(workers)
         self._memory = Device(int(self._device.removeprefix("cuda:")))
-        self._engine = Engine(self._memory, self._cpu, compile_it)
+        self._engine = Engine(self._memory, self._cpu, compile_it or compile_with_triton)
         self._lock = threading.Lock()
         self._trusted: dict[tuple[str, bool], bool] = {}
         try:
