@@ -28,7 +28,6 @@ Bytes = npt.NDArray[np.uint8]
 
 _PART_ELEMENTS = 1 << 19  # what a thread takes at a time; sums do not depend on their number
 _WORTH_TABLES = 1 << 12  # elements under one scale from which tables cost less than arithmetic
-_BF16_FRACTION = 7  # bits
 _REPORTED_ELEMENTS = 1 << 18
 _INTEGERS = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
 _MAGNITUDES = {
@@ -36,6 +35,9 @@ _MAGNITUDES = {
     "mxfp4": E2M1_VALUES[:8],
     "int4": np.arange(INT4_ZERO + 1, dtype=np.float32),
 }
+# How many bits of a scale's exponent and of its fraction choose its tables. Those of INT4 are BF16
+# numbers, most of them of a tensor within four binades: tables for each take 13 MB a thread.
+_SLOT_BITS = {"fp8": (4, 0), "mxfp4": (4, 0), "int4": (2, 7)}
 
 
 class CpuKernel:
@@ -201,8 +203,8 @@ class CpuKernel:
         """This thread's tables; what they hold already is good under the same rule."""
         held = self._room.__dict__
         if kind not in held:
-            fraction = _BF16_FRACTION if kind == "int4" else 0
-            held[kind] = [rule, self._tables.empty_tables(_MAGNITUDES[kind], fraction)]
+            empty = self._tables.empty_tables(_MAGNITUDES[kind], *_SLOT_BITS[kind])
+            held[kind] = [rule, empty]
         if held[kind][0] != rule:
             self._tables.clear(held[kind][1])
             held[kind][0] = rule
@@ -230,8 +232,8 @@ def _is_tabled(weight: StoredWeight) -> bool:
     if weight.kind == "plain" or weight.block[1] % BLOCK:
         return False
     shared = min(weight.block[0], weight.rows) * min(weight.block[1], weight.cols)
-    # A small group pays for its tables only where many groups have its scale: as many as there are
-    # numbers, those of BF16 are few enough for a slot each while they spread over 16 binades.
+    # A small group pays for its tables only where many groups share its scale, as they do where
+    # scales are of few bits.
     few = weight.scale_dtype == ("BF16" if weight.kind == "int4" else "F8_E8M0")
     return few or shared >= _WORTH_TABLES
 

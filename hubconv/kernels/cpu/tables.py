@@ -16,9 +16,6 @@ from hubconv.kernels.cpu.arguments import RULE
 from hubconv.kernels.cpu.jit import inlined
 from hubconv.kernels.cpu.vectors import CANDIDATES, ROW
 
-EXPONENT: Final = 4
-"""Bits of a scale's exponent that choose its slot: 16 binades in a row find room side by side."""
-
 LOWEST_OFFSET: Final = -2
 _GROUP: Final = 8  # columns of the table of candidates that are worked out together
 _SCALES: Final = 128
@@ -70,14 +67,16 @@ _ELEMENTS: Final = (
 TABLES: Final = types.NamedTuple([jit.INT, *map(jit.array, _ELEMENTS)], Tables)
 
 
-def empty_tables(values: npt.NDArray[np.float32], fraction: int = 0) -> Tables:
-    """Tables without content; memory is taken as they are filled.
+def empty_tables(values: npt.NDArray[np.float32], exponent: int, fraction: int) -> Tables:
+    """Tables without content.
 
     Args:
         values: What the magnitude codes mean.
-        fraction: Bits of the fraction that choose a scale's slot, besides those of the exponent.
+        exponent: How many bits of a scale's exponent, the lowest, choose its slot: scales next to
+            each other find room side by side.
+        fraction: How many of its fraction, the highest, choose besides.
     """
-    slots, count = 1 << (EXPONENT + fraction), len(values)
+    slots, count = 1 << (exponent + fraction), len(values)
     codes = np.arange(ROW) + LOWEST_OFFSET
     codes = codes.clip(numbers.LOWEST_SEARCHED, numbers.HIGHEST)
     return Tables(
