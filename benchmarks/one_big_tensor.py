@@ -2,9 +2,8 @@
 
 A dense checkpoint of one shard of about 6 GB: in its layer lie a gate_proj of 4 GB and an up_proj
 of 2 GB, partners that share one global scale. The set is larger than any memory budget, so each is
-read twice: for the largest weight, and again to be encoded. The checkpoint is written in windows
-and moved into the embedded Hub's storage (LFS) or uploaded (xet), so that the disk never holds two
-copies of it for long.
+read twice: for the largest weight, and again to be encoded. It is written in windows of a few
+megabytes, uploaded, and removed before the conversion starts.
 
     python benchmarks/one_big_tensor.py --folder /tmp/one-big-tensor --max-disk 3GB
 """

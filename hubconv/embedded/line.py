@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-PIECE_BYTES: Final = 64 * 1024
+PIECE_BYTES: Final = 128 * 1024
 """What one connection sends before the others have their turn."""
 
 BURST_BYTES: Final = 256 * 1024
