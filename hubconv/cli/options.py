@@ -15,6 +15,7 @@ _UNITS: Final = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
 }  # fmt: skip
+_LATENCY: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
 _TIME: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
 
 
@@ -31,6 +32,37 @@ class Size(click.ParamType[int]):
         if found is None:
             self.fail(f"{value!r} is not a size; write 5GB or 500MB.", param, ctx)
         return int(float(found[1]) * _UNITS[(found[2] or "B").upper()])
+
+
+class Rate(Size):
+    """`50MB/s`, `1GB/s`."""
+
+    name = "rate"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Bytes a second."""
+        text = str(value).strip()
+        rate = super().convert(text[:-2] if text.lower().endswith("/s") else text, param, ctx)
+        if not rate:
+            self.fail("a line that carries nothing is of no use; write 50MB/s.", param, ctx)
+        return rate
+
+
+class Latency(click.ParamType[float]):
+    """`20ms`, `0.5s`."""
+
+    name = "latency"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Seconds of a latency."""
+        found = _LATENCY.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is not a latency; write 20ms or 0.5s.", param, ctx)
+        return float(found[1]) / (1000 if found[2] == "ms" else 1)
 
 
 class Duration(click.ParamType[float]):

@@ -226,17 +226,19 @@ class _Exchange:
 
     async def blocks(self) -> AsyncIterator[bytes]:
         """The body in blocks of about a mebibyte."""
-        block = bytearray()
+        pieces: list[bytes] = []
+        size = 0
         while self._has_more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            block += message.get("body", b"")
-            if len(block) >= BLOCK_BYTES:
-                yield bytes(block)
-                block.clear()
-        if block:
-            yield bytes(block)
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size >= BLOCK_BYTES:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+        if size:
+            yield b"".join(pieces)
 
     async def drain(self) -> None:
         """Take in what the client still wants to say, so that it listens to the answer."""

@@ -48,8 +48,9 @@ def plan(call: Call) -> Response:
         raise Refusal(404, "File not found in the xet store")
     wanted = wanted_range(call.headers.get("range"), file.size)
     first, end = wanted or (0, file.size)
-    token = call.state.sign("xorbs")
-    return json_answer(call.state.xet.plan(file, first, end, f"{call.state.cdn}/xorb/{token}/"))
+    origin = call.state.inner_cdn if key == "internal" else call.state.cdn
+    xorbs = f"{origin}/xorb/{call.state.sign('xorbs')}/"
+    return json_answer(call.state.xet.plan(file, first, end, xorbs))
 
 
 def xorb(call: Call) -> Response:

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,6 +30,7 @@ from hubconv.embedded import (
 from hubconv.embedded.accounts import Account
 from hubconv.embedded.app import App, Protocol
 from hubconv.embedded.faults import Faults, ServedLog, rule_from_json
+from hubconv.embedded.line import Line, Passed, Rate
 from hubconv.embedded.refusals import Refusal
 from hubconv.embedded.state import Knobs, Mode, State, open_state
 from hubconv.embedded.wire import Call, Route, json_answer
@@ -68,6 +70,7 @@ class EmbeddedHub:
         host: str = "127.0.0.1",
         knobs: Knobs | None = None,
         allow_fault_http: bool = False,
+        rate: Rate | None = None,
     ) -> None:
         """Open the folder; nothing listens yet.
 
@@ -78,6 +81,8 @@ class EmbeddedHub:
             host: Address to listen on.
             knobs: Page sizes, part sizes, lifetimes.
             allow_fault_http: Let anybody who reaches it set faults by POST /_embedded/faults.
+            rate: Put a line of fixed rate in front of both origins: all that clients send and get
+                passes it, and no link leads around it.
 
         Raises:
             ValueError: Faults over HTTP were asked for on an address others can reach.
@@ -89,6 +94,8 @@ class EmbeddedHub:
             raise ValueError(f"faults over HTTP are for loopback only, not for {host}")
         self._host, self._port = host, port
         self._allow_fault_http = allow_fault_http
+        self._rate = rate
+        self._line: Line | None = None
         self._origins: list[_Origin] = []
         self.add_user(DEMO_USER, DEMO_TOKEN, orgs=(DEMO_ORG,))
 
@@ -101,6 +108,11 @@ class EmbeddedHub:
     def cdn(self) -> str:
         """The URL of the second origin."""
         return self._state.cdn
+
+    @property
+    def passed(self) -> Passed:
+        """What the line has carried; nothing where there is none."""
+        return Passed(0, 0) if self._line is None else self._line.passed()
 
     @property
     def root(self) -> Path:
@@ -130,21 +142,40 @@ class EmbeddedHub:
         """Listen on both origins and serve from two threads."""
         self._state.is_stopping = False
         self._state.unpackers = ThreadPoolExecutor(16, "embedded-hub-unpack")
-        routes = [*_ROUTES, *self._fault_routes()]
-        for name, table, port in (("hub", routes, self._port), ("cdn", _CDN_ROUTES, 0)):
+        routes = [*_ROUTES, *self._fault_routes(), *self._line_routes()]
+        port = self._port if self._rate is None else 0
+        for name, table, wanted in (("hub", routes, port), ("cdn", _CDN_ROUTES, 0)):
             app = App(self._state, table, origin=name, faults=self.faults, served=self.requests)
-            self._origins.append(_Origin(app, self._host, port))
+            self._origins.append(_Origin(app, self._host, wanted))
         shown = "127.0.0.1" if self._host in {"0.0.0.0", "::"} else self._host  # noqa: S104
-        self._state.endpoint, self._state.cdn = (
-            f"http://{shown}:{origin.port}" for origin in self._origins
-        )
+        ports = self._lay_line(shown)
+        self._state.endpoint, self._state.cdn = (f"http://{shown}:{port}" for port in ports)
+        # What the Hub reads from its own store does not pass the line.
+        self._state.inner_cdn = f"http://{shown}:{self._origins[1].port}"
         for origin in self._origins:
             origin.start()
         return self
 
+    def _lay_line(self, shown: str) -> tuple[int, ...]:
+        """The ports that clients are told of: the line's where there is one."""
+        inner = tuple(origin.port for origin in self._origins)
+        if self._rate is None:
+            return inner
+        leads = list(zip((self._port, 0), inner, strict=True))
+        try:
+            self._line = Line(self._rate, self._host, shown, leads)
+        except OSError:
+            while self._origins:
+                self._origins.pop().abandon()
+            raise
+        return self._line.ports
+
     def stop(self) -> None:
         """Stop serving: no new requests, then the threads, then the sockets."""
         self._state.is_stopping = True
+        if self._line is not None:
+            self._line.stop()
+            self._line = None
         for origin in self._origins:
             origin.ask_to_stop()
         while self._origins:
@@ -170,6 +201,12 @@ class EmbeddedHub:
             Route("POST", path, "faults", self._add_faults),
             Route("DELETE", path, "faults", self._clear_faults),
         ]
+
+    def _line_routes(self) -> list[Route]:
+        return [] if self._rate is None else [Route("GET", "/_embedded/line", "line", self._count)]
+
+    def _count(self, _call: Call) -> Response:
+        return json_answer(asdict(self.passed))
 
     def _add_faults(self, call: Call) -> Response:
         wish = call.json()
@@ -229,6 +266,11 @@ class _Origin:
         self._socket.close()
         self._app.pool.shutdown(wait=False, cancel_futures=True)
 
+    def abandon(self) -> None:
+        """Close a socket that was never served."""
+        self._socket.close()
+        self._app.pool.shutdown(wait=False)
+
     def _serve(self) -> None:
         async def run() -> None:
             serving = asyncio.ensure_future(self._server.serve(sockets=[self._socket]))
@@ -247,6 +289,7 @@ def serve(
     mode: Mode = "xet",
     host: str = "127.0.0.1",
     *,
+    rate: Rate | None = None,
     on_ready: Callable[[str], None] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
@@ -257,11 +300,12 @@ def serve(
         port: Port to listen on; 0 picks a free one.
         mode: `xet` or `lfs`.
         host: Address to listen on.
+        rate: Serve behind a line of this rate.
         on_ready: Called with the endpoint once it listens.
         stop: Ends serving when set; otherwise only KeyboardInterrupt does.
     """
     ending = stop or threading.Event()
-    with EmbeddedHub(root, port=port, mode=mode, host=host) as hub:
+    with EmbeddedHub(root, port=port, mode=mode, host=host, rate=rate) as hub:
         if on_ready is not None:
             on_ready(hub.endpoint)
         with contextlib.suppress(KeyboardInterrupt):

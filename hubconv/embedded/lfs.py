@@ -60,7 +60,7 @@ def complete(call: Call) -> Response:
 async def receive_whole(call: Call, body: AsyncIterator[bytes]) -> Response:
     """Take a large file in one piece."""
     call.state.check_link(call.path, call.query)
-    with call.state.blobs.incoming() as incoming:
+    with call.state.blobs.incoming(hashed=True) as incoming:
         async for block in body:
             await call.run(incoming.write, block)
         await call.run(call.state.blobs.keep_large, incoming, call.params["oid"])
@@ -73,10 +73,10 @@ async def receive_part(call: Call, body: AsyncIterator[bytes]) -> Response:
     """Take one part of a large file."""
     call.state.check_link(call.path, call.query)
     upload, number = call.params["upload"], int(call.params["num"])
-    with call.state.blobs.incoming() as incoming:
+    with call.state.blobs.incoming_part(upload, int(call.query["begin"])) as incoming:
         async for block in body:
             await call.run(incoming.write, block)
-        etag = await call.run(call.state.blobs.keep_part, incoming, upload, number)
+    etag = await call.run(call.state.blobs.keep_part, upload, number)
     return Response(None, 200, {"ETag": f'"{etag}"'})
 
 
@@ -157,7 +157,9 @@ def _multipart_action(call: Call, key: str, oid: str, size: int) -> dict[str, An
     upload = uuid.uuid4().hex
     header = {"chunk_size": str(state.knobs.part_bytes)}
     for number in range(1, ceil(size / state.knobs.part_bytes) + 1):
-        header[str(number)] = state.link(f"/part/{upload}/{number}", origin=state.cdn)
+        begin = (number - 1) * state.knobs.part_bytes
+        path = f"/part/{upload}/{number}"
+        header[str(number)] = state.link(path, origin=state.cdn, begin=begin)
     path = "/api/complete_multipart"
     href = state.link(path, origin=state.endpoint, upload=upload, oid=oid, repo=key)
     return {"href": href, "header": header}

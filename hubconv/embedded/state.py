@@ -48,7 +48,11 @@ class Knobs:
 
 @dataclass(slots=True)
 class State:
-    """The Hub behind its two origins."""
+    """The Hub behind its two origins.
+
+    `endpoint` and `cdn` are the URLs that clients are told of, `inner_cdn` the way to the same
+    store that bypasses a line of fixed rate.
+    """
 
     root: Path
     mode: Mode
@@ -60,6 +64,7 @@ class State:
     secret: bytes
     endpoint: str = ""
     cdn: str = ""
+    inner_cdn: str = ""
     is_stopping: bool = False
     # xet files are unpacked here: it waits for the CDN origin, which must not wait for it.
     unpackers: ThreadPoolExecutor = field(

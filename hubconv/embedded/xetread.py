@@ -37,7 +37,7 @@ class XetSource(BlockSource):
             return
         token, expires = self._state.xet_token("internal", "read")
         group = _session().new_download_stream_group(
-            endpoint=self._state.cdn,
+            endpoint=self._state.inner_cdn,
             token=token,
             token_expiry_unix_secs=expires,
             custom_headers={INTERNAL_HEADER: self._state.sign(INTERNAL_HEADER)},
