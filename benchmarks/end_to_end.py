@@ -83,9 +83,9 @@ def main() -> None:
     folder = options.folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     source, target = folder / "source", folder / "target"
-    experts = max(8, int(options.gigabytes * 1e9 / (9 * 3 * 4096 * 2048)))
+    experts = max(8, int(options.gigabytes * 1e9 / (25 * 3 * 4096 * 2048)))
     size = Size(
-        hidden=4096, width=2048, experts=experts, layers=8, vocabulary=4096,
+        hidden=4096, width=2048, experts=experts, layers=24, vocabulary=4096,
         shards=max(4, int(options.gigabytes * 3)),
     )  # fmt: skip
     deepseek_v4.fp8_repack(source, size=size, fast=True)

@@ -85,7 +85,7 @@ def on_the_device(kernel: TritonKernel, device: torch.device, rows: int, cols: i
 class TorchStream:
     """The stream that torch works on, for launching ours between its events."""
 
-    handle = 0
+    handle = None
 
 
 def seconds_of(

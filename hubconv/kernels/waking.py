@@ -37,7 +37,8 @@ class WakingKernel:
         return " and ".join(self._used) or self._now().name
 
     def _now(self) -> Kernel:
-        wait((self._first, self._next), return_when=FIRST_COMPLETED)
+        if not (self._next.done() or self._first.done()):
+            wait((self._first, self._next), return_when=FIRST_COMPLETED)
         return (self._next if self._next.done() else self._first).result()
 
     def _worker(self) -> Kernel:

@@ -377,15 +377,6 @@ def test_a_card_that_is_too_old_is_refused(monkeypatch):
         cuda.TritonKernel("cuda:0")
 
 
-@gpu
-@on_a_card
-def test_without_the_drivers_bindings_torch_does_the_work(monkeypatch):
-    monkeypatch.setitem(sys.modules, "hubconv.kernels.cuda.driver", None)  # does not import
-    with pytest.raises(ResourceError, match="pip install cuda-bindings"):
-        cuda.TritonKernel("cuda:0")
-    assert cuda.open_kernel("cuda:0").name == "reference (cuda:0)"
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_card_the_cuda_kernel_says_what_to_do():
     with pytest.raises(ResourceError, match="use --device cpu"):

@@ -20,6 +20,8 @@ from hubconv.kernels import Kernel, devices
 from hubconv.kernels.cpu import CpuKernel
 from hubconv.kernels.cuda import canary
 from hubconv.kernels.cuda.compiled import Compile, compile_with_triton
+from hubconv.kernels.cuda.driver import Device, FullError
+from hubconv.kernels.cuda.engine import Engine
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -59,15 +61,6 @@ class TritonKernel:
     ) -> None:
         self._device = _found(device)
         self._chunk_bytes = chunk_bytes
-        try:
-            from hubconv.kernels.cuda.driver import Device, FullError
-            from hubconv.kernels.cuda.engine import Engine
-        except ImportError as error:
-            raise ResourceError(
-                f"The CUDA kernel needs NVIDIA's bindings of the driver: {error}.",
-                "Install them with `pip install cuda-bindings`, or use --device cpu.",
-            ) from error
-        self._full = FullError
         self._cpu = CpuKernel(workers)
         self._memory = Device(int(self._device.removeprefix("cuda:")))
         self._engine = Engine(self._memory, self._cpu, compile_it or compile_with_triton)
@@ -151,7 +144,7 @@ class TritonKernel:
         while chunk_bytes >= _SMALLEST_CHUNK_BYTES:
             try:
                 return run(chunk_bytes)
-            except self._full:
+            except FullError:
                 self._engine.release()
             chunk_bytes //= 2
             _LOG.warning("%s is full: trying chunks of %d bytes.", self._device, chunk_bytes)

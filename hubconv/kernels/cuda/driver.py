@@ -1,6 +1,8 @@
-"""The CUDA driver, through NVIDIA's bindings: a device, its memory, streams, and what runs on it.
+"""The CUDA driver: a device, its memory, streams, and what runs on it.
 
 torch would do all of this too, but takes longer to import than a GPU takes for a model of 100 GB.
+Calls that only set work going keep Python's lock: to let go of it and take it back among many
+threads costs more than such a call. Those that wait, or may, let go of it.
 """
 
 import ctypes
@@ -9,40 +11,101 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Sequence
+from ctypes import c_int, c_size_t, c_uint, c_uint64, c_void_p
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from cuda.bindings import driver
 
 from hubconv.errors import ResourceError
+from hubconv.kernels.devices import capabilities
 
 Bytes = npt.NDArray[np.uint8]
 
 _PIECE_BYTES: Final = 1024 * 1024
 """Pinned memory is taken in multiples of this, so that few sizes are in use."""
 
+_OUT_OF_MEMORY: Final = 2  # CUresult
+_PORTABLE: Final = 1  # CU_MEMHOSTALLOC_PORTABLE
+_NON_BLOCKING: Final = 1  # CU_STREAM_NON_BLOCKING
+_SLEEP_UNTIMED: Final = 1 | 2  # CU_EVENT_BLOCKING_SYNC, CU_EVENT_DISABLE_TIMING
+
 
 class FullError(Exception):
     """Raised when the device has no memory left."""
 
 
-def _asked(answer: tuple[Any, ...]) -> Any:  # noqa: ANN401 - whatever the driver gives
-    """What a call of the driver gives.
+class Driver:
+    """The functions of libcuda that are used here, as `cuda.h` declares them.
 
     Raises:
-        FullError: The device is full.
-        ResourceError: Anything else went wrong.
+        OSError: There is no driver.
     """
-    code, *values = answer
-    if code == driver.CUresult.CUDA_SUCCESS:
-        return values[0] if values else None
-    if code == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-        raise FullError
-    raise ResourceError(
-        f"The CUDA driver failed: {code.name}.",
-        "Look at nvidia-smi and dmesg; --device cpu does without.",
-    )
+
+    def __init__(self) -> None:
+        quick, waiting = ctypes.PyDLL("libcuda.so.1"), ctypes.CDLL("libcuda.so.1")
+
+        def declared(library: ctypes.CDLL, name: str, *types: Any) -> Any:  # noqa: ANN401 - ctypes
+            function = getattr(library, name)
+            function.argtypes = types
+            return function
+
+        self.init = declared(waiting, "cuInit", c_uint)
+        self.get = declared(waiting, "cuDeviceGet", c_void_p, c_int)
+        self.retain = declared(waiting, "cuDevicePrimaryCtxRetain", c_void_p, c_int)
+        self.enter = declared(quick, "cuCtxSetCurrent", c_void_p)
+        self.load = declared(waiting, "cuModuleLoadData", c_void_p, c_void_p)
+        self.function = declared(quick, "cuModuleGetFunction", c_void_p, c_void_p, c_void_p)
+        self.stream = declared(quick, "cuStreamCreate", c_void_p, c_uint)
+        self.event = declared(quick, "cuEventCreate", c_void_p, c_uint)
+        self.allocate = declared(waiting, "cuMemAlloc_v2", c_void_p, c_size_t)
+        self.free = declared(waiting, "cuMemFree_v2", c_uint64)
+        self.pin = declared(waiting, "cuMemHostAlloc", c_void_p, c_size_t, c_uint)
+        copy = (c_size_t, c_void_p)
+        self.copy_in = declared(quick, "cuMemcpyHtoDAsync_v2", c_uint64, c_void_p, *copy)
+        self.copy_out = declared(quick, "cuMemcpyDtoHAsync_v2", c_void_p, c_uint64, *copy)
+        grid = (c_uint,) * 7
+        ends = (c_void_p,) * 3
+        self.launch = declared(quick, "cuLaunchKernel", c_void_p, *grid, *ends)
+        self.record = declared(quick, "cuEventRecord", c_void_p, c_void_p)
+        self.wait = declared(waiting, "cuEventSynchronize", c_void_p)
+        self.name_error = declared(quick, "cuGetErrorName", c_int, c_void_p)
+
+    def check(self, code: int) -> None:
+        """Go on where a function succeeded.
+
+        Raises:
+            FullError: The device is full.
+            ResourceError: Anything else went wrong.
+        """
+        if not code:
+            return
+        if code == _OUT_OF_MEMORY:
+            raise FullError
+        text = ctypes.c_char_p()
+        self.name_error(code, ctypes.byref(text))
+        raise ResourceError(
+            f"The CUDA driver failed: {(text.value or b'unknown error').decode()} ({code}).",
+            "Look at nvidia-smi and dmesg; --device cpu does without.",
+        )
+
+
+@functools.cache
+def driver() -> Driver:
+    """The driver of this machine, opened.
+
+    Raises:
+        ResourceError: There is none, or it does not start.
+    """
+    try:
+        found = Driver()
+    except (OSError, AttributeError) as error:
+        raise ResourceError(
+            f"The CUDA driver cannot be used: {error}.",
+            "Check nvidia-smi, or use --device cpu.",
+        ) from error
+    found.check(found.init(0))
+    return found
 
 
 class Device:
@@ -56,24 +119,16 @@ class Device:
     """
 
     def __init__(self, number: int) -> None:
-        _asked(driver.cuInit(0))
-        self._handle = _asked(driver.cuDeviceGet(number))
-        self._context = _asked(driver.cuDevicePrimaryCtxRetain(self._handle))
+        handle, self._context = c_int(), c_void_p()
+        driver().check(driver().get(ctypes.byref(handle), number))
+        driver().check(driver().retain(ctypes.byref(self._context), handle))
+        self.capability = capabilities()[number]
         self.enter()
         self.pinned = PinnedMemory()
 
     def enter(self) -> None:
         """Have the calling thread work with this device from now on."""
-        _asked(driver.cuCtxSetCurrent(self._context))
-
-    @property
-    def capability(self) -> tuple[int, int]:
-        """Its compute capability."""
-        attribute = driver.CUdevice_attribute
-        major = attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-        minor = attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-        found = [int(_asked(driver.cuDeviceGetAttribute(a, self._handle))) for a in (major, minor)]
-        return found[0], found[1]
+        driver().check(driver().enter(self._context))
 
 
 class DeviceMemory:
@@ -88,9 +143,10 @@ class DeviceMemory:
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
-        pointer = _asked(driver.cuMemAlloc(max(nbytes, 1)))
-        self.address = int(pointer)
-        weakref.finalize(self, driver.cuMemFree, pointer).atexit = False
+        pointer = c_uint64()
+        driver().check(driver().allocate(ctypes.byref(pointer), max(nbytes, 1)))
+        self.address = pointer.value
+        weakref.finalize(self, driver().free, self.address).atexit = False
 
 
 class Function:
@@ -104,8 +160,9 @@ class Function:
     """
 
     def __init__(self, binary: bytes, name: str, threads: int, shared_bytes: int) -> None:
-        module = _asked(driver.cuModuleLoadData(binary))
-        self._handle = _asked(driver.cuModuleGetFunction(module, name.encode()))
+        module, self._handle = c_void_p(), c_void_p()
+        driver().check(driver().load(ctypes.byref(module), binary))
+        driver().check(driver().function(ctypes.byref(self._handle), module, name.encode()))
         self._threads = threads
         self._shared_bytes = shared_bytes
 
@@ -117,41 +174,33 @@ class Function:
             programs: How many run.
             arguments: ctypes values, one for each parameter.
         """
-        pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-        _asked(
-            driver.cuLaunchKernel(
-                self._handle, programs, 1, 1, self._threads, 1, 1, self._shared_bytes,
-                stream.handle, ctypes.addressof(pointers), 0,
-            )
-        )  # fmt: skip
+        pointers = (c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        grid = (programs, 1, 1, self._threads, 1, 1, self._shared_bytes)
+        driver().check(driver().launch(self._handle, *grid, stream.handle, pointers, None))
 
 
 class Stream:
     """Work that the device does in order, and an event at its end."""
 
     def __init__(self) -> None:
-        self.handle = _asked(
-            driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value)
-        )
+        self.handle, self._event = c_void_p(), c_void_p()
+        driver().check(driver().stream(ctypes.byref(self.handle), _NON_BLOCKING))
         # A waiting thread sleeps: the cores have files to read and to hash.
-        flags = driver.CUevent_flags
-        self._event = _asked(
-            driver.cuEventCreate(
-                flags.CU_EVENT_BLOCKING_SYNC.value | flags.CU_EVENT_DISABLE_TIMING.value
-            )
-        )
+        driver().check(driver().event(ctypes.byref(self._event), _SLEEP_UNTIMED))
 
     def copy_in(self, memory: DeviceMemory, host: Bytes) -> None:
         """Copy pinned bytes to the device."""
-        _asked(driver.cuMemcpyHtoDAsync(memory.address, host.ctypes.data, host.nbytes, self.handle))
+        size, data = host.nbytes, host.ctypes.data
+        driver().check(driver().copy_in(memory.address, data, size, self.handle))
 
     def copy_out(self, host: Bytes, memory: DeviceMemory) -> None:
         """Copy as many bytes as there is pinned room for."""
-        _asked(driver.cuMemcpyDtoHAsync(host.ctypes.data, memory.address, host.nbytes, self.handle))
+        size, data = host.nbytes, host.ctypes.data
+        driver().check(driver().copy_out(data, memory.address, size, self.handle))
 
     def mark(self) -> None:
         """`wait` waits for what was asked of the stream so far."""
-        _asked(driver.cuEventRecord(self._event, self.handle))
+        driver().check(driver().record(self._event, self.handle))
 
     def wait(self) -> None:
         """Sleep until all that was marked is done.
@@ -159,7 +208,7 @@ class Stream:
         Raises:
             ResourceError: Some of it failed.
         """
-        _asked(driver.cuEventSynchronize(self._event))
+        driver().check(driver().wait(self._event))
 
 
 class PinnedMemory:
@@ -181,10 +230,10 @@ class PinnedMemory:
             free = self._free.get(size)
             address = free.pop() if free else 0
         if not address:
-            code, address = driver.cuMemHostAlloc(size, driver.CU_MEMHOSTALLOC_PORTABLE)
-            if code != driver.CUresult.CUDA_SUCCESS:
+            pointer = c_void_p()
+            if driver().pin(ctypes.byref(pointer), size, _PORTABLE):
                 return np.empty(nbytes, np.uint8)
-            address = int(address)
+            address = pointer.value or 0
             with self._lock:
                 self._starts.insert(bisect_right(self._starts, address), address)
                 self._ends[address] = address + size
