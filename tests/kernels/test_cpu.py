@@ -375,3 +375,19 @@ def test_a_second_process_loads_what_the_first_compiled(tmp_path):
     first = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nb?")}
     subprocess.run(construct, env=environment, check=True)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nb?")} == first != {}
+
+
+@pytest.mark.parametrize("rule", ["search", "amax"])
+def test_mxfp4_with_other_scales_than_its_own(rule):
+    """No reader gives such a weight; a device is checked with one before it is trusted."""
+    rng = np.random.default_rng(21)
+    weight = StoredWeight("mxfp4", "I8", 9, 128, "F32", (1, 32))
+    pairs = rng.integers(0, 256, (9, 64)).astype(np.uint8)
+    factors = (rng.random((9, 4)) * 2.0 ** rng.integers(-12, 3, (9, 4))).astype(np.float32)
+    stored = window(weight, 0, pairs.tobytes(), factors.tobytes())
+    largest = REFERENCE.amax(stored)
+    scale = nvfp4.global_scale(largest) if rule == "search" else nvfp4.global_scale_amax(largest)
+    assert CpuKernel().amax(stored) == largest
+    made, wanted = (each.encode(stored, scale, rule) for each in (CpuKernel(), REFERENCE))
+    assert made.codes.tobytes() == wanted.codes.tobytes()
+    assert made.scales.tobytes() == wanted.scales.tobytes()

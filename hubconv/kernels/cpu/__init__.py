@@ -235,7 +235,7 @@ def _is_tabled(weight: StoredWeight) -> bool:
     # A small group pays for its tables only where many groups share its scale, as they do where
     # scales are of few bits.
     few = weight.scale_dtype == ("BF16" if weight.kind == "int4" else "F8_E8M0")
-    return few or shared >= _WORTH_TABLES
+    return few or weight.kind == "mxfp4" or shared >= _WORTH_TABLES
 
 
 def _quality(figures: Figures) -> Quality:
