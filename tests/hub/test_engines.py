@@ -1,6 +1,7 @@
 """Every engine gives the same bytes, in any order, over any line, or says what is wrong in time."""
 
 import hashlib
+import itertools
 import os
 import random
 import time
@@ -11,11 +12,15 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hubconv.embedded.faults import Rule
 from hubconv.errors import DamagedError, TemporaryError
 from hubconv.folder import FolderSource
+from hubconv.hub.fetching.course import chart
 from hubconv.hub.source import Budget, HubSource
+from hubconv.progress import SilentProgress
 
 MIB = 1024 * 1024
 SIZE = 6 * MIB + 12_345
@@ -49,14 +54,14 @@ class Bench:
 
     def children(self):
         found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
+        for process in Path("/proc").glob("[0-9]*"):
             try:
-                words = Path("/proc", pid, "cmdline").read_bytes()
-                parent = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[1]
+                words = (process / "cmdline").read_bytes()
+                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
             except OSError:
                 continue
             if b"hubconv.hub.fetching.child" in words and int(parent) == os.getpid():
-                found.append(int(pid))
+                found.append(process.name)
         return found
 
     def is_tidy(self):
@@ -83,7 +88,6 @@ def bench_of(studios, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("hubconv.hub.source.SMALL_BYTES", 1000)
     monkeypatch.setattr("hubconv.hub.fetching.supply.PIECE_BYTES", MIB)
     monkeypatch.setattr("hubconv.hub.fetching.process.STALL_S", 3.0)
-    monkeypatch.setattr("hubconv.hub.fetching.shards.NEAR_BYTES", 100_000)
     used = []
 
     def make(engine, memory=16 * MIB):
@@ -97,6 +101,7 @@ def bench_of(studios, folder, tmp_path, monkeypatch):
         slot_from = 0 if engine == "hf_transfer" else 1 << 60
         monkeypatch.setattr("hubconv.hub.source.SLOT_FROM_BYTES", slot_from)
         client = studio.client()
+        monkeypatch.setattr("hubconv.hub.client.open_client", lambda *_: studio.client())
         place = tmp_path / "slots"
         source = HubSource(client, studio._sources["shard"], "", place, Budget(memory))
         studio.hub.requests.clear()
@@ -118,13 +123,34 @@ def within(seconds):
 
 def read_all(bench, reads, order=None, *, whole=True):
     """Read ranges, prove, compare."""
+    order, got = order or reads, []
     with bench.source.open(NAME, reads, whole=whole) as shard:
-        for begin, end in order or reads:
+        for begin, end in order:
             room = bytearray(end - begin)
             assert shard.read_into(begin, memoryview(room)) == end - begin
-            assert room == CONTENT[begin:end]
+            got.append(room)
         shard.prove()
+    assert got == [CONTENT[begin:end] for begin, end in order]
     assert bench.is_tidy()
+
+
+def sent(bench):
+    return sum(request.sent_bytes for request in bench.hub.requests.find(kind="blob"))
+
+
+def damage(bench, *reads):
+    """Read ranges of what is damaged; what is said of it."""
+    with pytest.raises(DamagedError) as damaged, bench.source.open(NAME, reads) as shard:
+        prove(shard, reads)
+    assert bench.is_tidy()
+    assert damaged.value.exit_code == 7
+    return str(damaged.value)
+
+
+def prove(shard, reads):
+    for begin, end in reads:
+        shard.read(begin, end)
+    shard.prove()
 
 
 # ── reads ────────────────────────────────────────────────────────────────────────────────────────
@@ -138,7 +164,7 @@ def test_announced_reads_come_in_order(bench_of, engine):
         assert bench.engines_seen() == {"xorb"}
     if engine in OF_LFS:
         assert bench.engines_seen() == {"blob"}
-        assert sum(r.sent_bytes for r in bench.hub.requests.find(kind="blob")) == SIZE
+        assert SIZE <= sent(bench) <= SIZE + 10
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -199,22 +225,15 @@ def test_ranges_alone_are_fetched_where_no_proof_is_wanted(bench_of, engine, mem
     reads = [(4 * MIB, 4 * MIB + 9_000), (100, 300), (2 * MIB, 2 * MIB + WINDOW), (100, 300)]
     read_all(bench, reads, whole=False)
     if engine in OF_LFS:
-        sent = sum(r.sent_bytes for r in bench.hub.requests.find(kind="blob"))
-        assert sent == sum(end - begin for begin, end in reads)
+        assert sent(bench) == sum(end - begin for begin, end in reads)
 
 
-def test_xet_fetches_the_neighbourhood_of_a_part(bench_of):
-    bench = bench_of("xet")
-    read_all(bench, [*HEADER, *windows(5 * MIB)])
-    asked = [r.range for r in bench.hub.requests.find(path="/reconstructions/")]
-    assert not any(r.startswith("bytes=1") for r in asked)
-    assert bench.engines_seen() == {"xorb"}
-
-
-def test_http_passes_a_whole_file_to_prove_a_part(bench_of):
-    bench = bench_of("http")
-    read_all(bench, [*HEADER, *windows(5 * MIB)])
-    assert sum(r.sent_bytes for r in bench.hub.requests.find(kind="blob")) == SIZE
+@pytest.mark.parametrize("engine", ["xet", "http"])
+def test_a_whole_file_passes_to_prove_a_part(bench_of, engine, caplog):
+    bench = bench_of(engine)
+    with caplog.at_level("INFO", "hubconv"):
+        read_all(bench, [*HEADER, *windows(5 * MIB)])
+    assert f"{engine}, 6.3 MB" in caplog.text
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -222,10 +241,42 @@ def test_leaving_early_leaves_nothing(bench_of, engine):
     bench = bench_of(engine, MIB)
     if bench.hub:
         bench.hub.faults.throttle("GET", "/(blob|xorb)/", 4 * MIB)
-    with within(20), pytest.raises(KeyError), bench.source.open(NAME, IN_ORDER) as shard:
-        shard.read(0, 8)
-        raise KeyError
-    assert bench.is_tidy()
+    with within(20):
+        with bench.source.open(NAME, IN_ORDER) as shard:
+            shard.read(0, 8)
+        assert bench.is_tidy()
+        with pytest.raises(KeyError), bench.source.open(NAME, IN_ORDER):
+            raise KeyError
+        assert bench.is_tidy()
+
+
+# ── the course ───────────────────────────────────────────────────────────────────────────────────
+
+ranges = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 60)), min_size=1, max_size=40)
+
+
+@given(ranges, st.integers(0, 200))
+def test_what_is_held_stays_within_bounds_on_any_course(pairs, held_bytes):
+    reads = [(begin, begin + size) for begin, size in pairs]
+    course = chart(reads, held_bytes)
+    assert sorted(course.streamed) == list(course.streamed)
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(course.streamed))
+    turns = [read for read, place in zip(reads, course.places, strict=True) if not place.apart]
+    apart = [read for read, place in zip(reads, course.places, strict=True) if place.apart]
+    assert (sorted(turns), tuple(apart)) == (list(course.streamed), course.apart)
+    position = 0
+    for turn, (_, end) in enumerate(turns):
+        position = max(position, end)
+        waiting = turns[turn + 1 :]
+        assert sum(e - b for b, e in waiting if b < position) <= held_bytes
+
+
+def test_reads_in_order_are_all_streamed():
+    assert chart(IN_ORDER, 0).apart == ()
+    swapped = windows()[:20]
+    swapped[0::2], swapped[1::2] = swapped[1::2], swapped[0::2]
+    assert chart(swapped, WINDOW).apart == ()
+    assert len(chart([(9000, 9010), *((b, b + 10) for b in range(0, 9000, 10))], 100).apart) == 1
 
 
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────
@@ -250,7 +301,7 @@ PASSING = {
 
 
 @pytest.mark.parametrize("engine", OF_HUB)
-@pytest.mark.parametrize("skip", [0, 2])
+@pytest.mark.parametrize("skip", [0, 1])
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_shard_comes_whole_over_a_bad_line(bench_of, engine, fault, skip):
     bench = bench_of(engine)
@@ -263,23 +314,16 @@ def test_a_shard_comes_whole_over_a_bad_line(bench_of, engine, fault, skip):
             # hf_transfer takes a wrong answer for bytes; the unit is then made again.
             assert engine == "hf_transfer"
             read_all(bench, IN_ORDER)
-    assert bench.hub.faults.struck(rule) == (1 if skip == 0 or engine != "xet" else rule.times)
+    assert bench.hub.faults.struck(rule) == 1
 
 
 @pytest.mark.parametrize("engine", OF_HUB)
 def test_a_corrupted_byte_is_found_and_the_next_time_is_right(bench_of, engine):
     bench = bench_of(engine)
-    rule = bench.hub.faults.corrupt("GET", "/(blob|xorb)/", 70_000)
-    try:
-        with bench.source.open(NAME, IN_ORDER) as shard:
-            got = b"".join(bytes(shard.read(begin, end)) for begin, end in IN_ORDER)
-            shard.prove()
-        assert got == CONTENT
-        assert engine == "xet"
-    except DamagedError as damaged:
-        assert SHA256 in str(damaged)
-    assert bench.hub.faults.struck(rule) == 1
-    assert bench.is_tidy()
+    # hf_xet hands on what it is given: it does not compare chunks with their hashes.
+    bench.hub.faults.corrupt("GET", "/(blob|xorb)/", 70_000, times=None)
+    assert SHA256 in damage(bench, *IN_ORDER)
+    bench.hub.faults.clear()
     read_all(bench, IN_ORDER)
 
 
@@ -290,35 +334,34 @@ def test_a_shard_that_stays_wrong_is_refused_with_both_hashes(bench_of, engine):
     wrong = bytearray(CONTENT)
     wrong[70_000] ^= 0xFF
     for _ in range(2):
-        with pytest.raises(DamagedError) as damaged, bench.source.open(NAME, IN_ORDER) as shard:
-            shard.read(0, 8)
-            shard.prove()
-        assert damaged.value.exit_code == 7
-        assert SHA256 in str(damaged.value)
-        assert hashlib.sha256(wrong).hexdigest() in str(damaged.value)
-    assert bench.is_tidy()
+        said = damage(bench, *HEADER)
+        assert SHA256 in said
+        assert hashlib.sha256(wrong).hexdigest() in said
 
 
-def test_a_read_that_came_apart_and_wrong_is_found(bench_of):
+def test_a_read_that_came_apart_and_wrong_is_found(bench_of, monkeypatch):
     bench = bench_of("http", 200_000)
+    monkeypatch.setattr("hubconv.hub.fetching.supply.PIECE_BYTES", 50_000)
     tail = windows()[-1]
     reads = [*HEADER, tail, *windows()[:-1]]
-    # The tail is asked for twice: by itself, and where it passes.
-    bench.hub.faults.corrupt("GET", "/blob/", tail[0] + 5, times=1)
-    with pytest.raises(DamagedError), bench.source.open(NAME, reads) as shard:
-        for begin, end in reads:
-            shard.read(begin, end)
-        shard.prove()
+    # The tail is asked for twice: by itself, and later where it passes.
+    bench.hub.faults.corrupt("GET", "/blob/", tail[0] + 5, times=None)
+    with bench.source.open(NAME, reads) as shard:
+        assert bytes(shard.read(*tail)) != CONTENT[tail[0] : tail[1]]
+        bench.hub.faults.clear()
+        with pytest.raises(DamagedError, match=f"bytes {tail[0]} to {tail[1]}"):
+            prove(shard, reads[3:])
+    assert bench.is_tidy()
 
 
 def test_a_read_nobody_announced_that_came_wrong_is_found(bench_of):
     bench = bench_of("http")
-    with pytest.raises(DamagedError), bench.source.open(NAME, IN_ORDER) as shard:
-        for begin, end in IN_ORDER:
-            shard.read(begin, end)
+    with bench.source.open(NAME, IN_ORDER) as shard:
+        prove(shard, IN_ORDER)
         bench.hub.faults.corrupt("GET", "/blob/", 9_005, times=1)
         assert bytes(shard.read(9_000, 9_010)) != CONTENT[9_000:9_010]
-        shard.prove()
+        with pytest.raises(DamagedError, match="bytes 9000 to 9010"):
+            shard.prove()
 
 
 @pytest.mark.parametrize("engine", OF_HUB)
@@ -375,7 +418,7 @@ def test_what_has_come_is_not_fetched_again(bench_of):
     bench = bench_of("http")
     bench.hub.faults.reset("GET", "/blob/", skip=4, times=4)
     read_all(bench, IN_ORDER)
-    assert sum(r.sent_bytes for r in bench.hub.requests.find(kind="blob")) < SIZE + 4 * MIB
+    assert sent(bench) < SIZE + 4 * MIB
 
 
 def test_http_takes_over_where_xet_fails(bench_of):
@@ -383,11 +426,6 @@ def test_http_takes_over_where_xet_fails(bench_of):
     bench.hub.faults.answer("GET", "/reconstructions/", 404, times=None)
     read_all(bench, IN_ORDER)
     assert bench.engines_seen() == {"blob"}
-    # A part that HTTP brought has no proof; the next time the whole file passes.
-    part = [*HEADER, *windows(5 * MIB)]
-    with pytest.raises(DamagedError, match="without proof"):
-        read_all(bench, part)
-    read_all(bench, part)
 
 
 def test_a_slot_is_used_only_where_the_disk_may_be(bench_of):
@@ -410,7 +448,7 @@ def test_a_transfer_dies_with_its_parent(bench_of, tmp_path):
     import sys
 
     bench = bench_of("http")
-    bench.hub.faults.throttle("GET", "/blob/", 100_000)
+    bench.hub.faults.throttle("GET", "/blob/", MIB)
     supply_order = (
         "import sys, json, os, time\n"
         "from pathlib import Path\n"
@@ -443,3 +481,53 @@ def test_a_transfer_dies_with_its_parent(bench_of, tmp_path):
         time.sleep(0.01)
     else:
         assert not Path(f"/proc/{child}").exists()
+
+
+# ── the worker ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("engine", OF_HUB)
+def test_a_unit_made_over_a_damaged_line_is_made_again_once(bench_of, studios, engine):
+    """The whole run: shards by this engine, one of them damaged on its first way."""
+    bench_of(engine)
+    studio = studios("xet" if engine == "xet" else "lfs")
+    repo, sound = studio.source("deepseek_v4_sgl_fp8"), studio.name()
+    studio.convert(repo, sound)
+    # Every read of that place is wrong until the first unit was thrown away.
+    rule = studio.hub.faults.corrupt("GET", "/(blob|xorb)/", 600_000, times=None)
+    told = []
+
+    class Watching(SilentProgress):
+        def converted(self, source_bytes):
+            told.append(source_bytes)
+            if source_bytes < 0:
+                studio.hub.faults.clear()
+
+    target = studio.name()
+    convert_told(studio, repo, target, Watching())
+    assert min(told) < 0
+    assert studio.hub.faults.struck(rule) == 0  # it is gone
+    made = {p: h for p, h in studio.tree(target).items() if p.endswith(".safetensors")}
+    assert made.items() <= studio.tree(sound).items()
+
+
+@pytest.mark.parametrize("engine", OF_HUB)
+def test_a_unit_whose_line_stays_damaged_fails_with_both_hashes(bench_of, studios, engine):
+    bench_of(engine)
+    studio = studios("xet" if engine == "xet" else "lfs")
+    repo, target = studio.source("deepseek_v4_sgl_fp8"), studio.name()
+    studio.hub.faults.corrupt("GET", "/(blob|xorb)/", 600_000, times=None)
+    with pytest.raises(DamagedError, match="arrived with hash") as damaged:
+        studio.convert(repo, target)
+    assert damaged.value.exit_code == 7
+    assert studio.publishes(target) == []
+
+
+def convert_told(studio, source, target, progress):
+    from hubconv.pipeline import Request, convert
+    from hubconv.steps.decide import Recipe
+
+    work_dir = str(studio.folder / "work")
+    recipe = Recipe(scales="amax")
+    request = Request(source, target, device="cpu", workers=1, work_dir=work_dir, recipe=recipe)
+    return convert(request, progress)

@@ -34,7 +34,8 @@ class Buffer:
         self._used = 0
         self._spans: dict[int, _Waiting] = {}
         self._changed = threading.Condition()
-        self._is_full = self._is_draining = self._is_closed = self._has_ended = False
+        self._asked = 0
+        self._is_draining = self._is_closed = self._has_ended = False
         self._error: BaseException | None = None
 
     # ── the filling thread ───────────────────────────────────────────────────────────────────
@@ -47,17 +48,21 @@ class Buffer:
         """
         with self._changed:
             while not self._is_closed and not self._is_draining and not self._of(span).refused:
-                if not self._used or self._used + size <= self._limit:
-                    self._is_full = False
+                self._asked = size
+                if not self._is_full():
+                    self._asked = 0
                     self._used += size
                     return True
-                self._is_full = True
                 self._changed.notify_all()
                 self._changed.wait(PATIENCE_S)
-            self._is_full = False
+            self._asked = 0
             if self._is_closed:
                 raise ClosedError
             return False
+
+    def _is_full(self) -> bool:
+        """Whether the filling thread waits for room that is not there."""
+        return self._asked > 0 and self._used > 0 and self._used + self._asked > self._limit
 
     def put(self, span: int, piece: memoryview) -> None:
         """Hand in a piece for which room was made."""
@@ -105,7 +110,7 @@ class Buffer:
                     raise self._error
                 if self._has_ended:
                     return 0
-                if self._is_full:
+                if self._is_full():
                     self._refuse(waiting)
                     return 0
                 self._changed.wait(PATIENCE_S)

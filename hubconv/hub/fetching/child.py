@@ -19,9 +19,9 @@ from hubconv.hub.fetching import ranges
 Put = Callable[[bytes | bytearray | memoryview], None]
 
 _DIE_WITH_PARENT: Final = 1  # PR_SET_PDEATHSIG
-CONNECTIONS: Final = 8
-CONNECTION_BYTES: Final = 8 * 1024 * 1024
 STREAMS_AHEAD: Final = 2
+REPEATS: Final = 3
+"""A piece that fails is asked for again so often before the parent is told."""
 
 XET_BUFFERS: Final = {
     "reconstruction.download_buffer_size": 64 * 1024 * 1024,
@@ -57,10 +57,10 @@ def through_hf_transfer(order: Mapping[str, Any], put: Put) -> None:
     hf_transfer.download(
         order["url"],
         order["path"],
-        CONNECTIONS,
-        CONNECTION_BYTES,
-        parallel_failures=CONNECTIONS - 1,
-        max_retries=5,
+        order["connections"],
+        order["piece_bytes"],
+        parallel_failures=order["connections"] - 1,
+        max_retries=REPEATS,
         headers=order["headers"],
         callback=lambda _size: put(b"."),
     )

@@ -7,20 +7,14 @@ from types import TracebackType
 from typing import Final, Self
 
 from hubconv.ends import ByteRange, FileEntry
-from hubconv.errors import DamagedError, TemporaryError
+from hubconv.errors import TemporaryError
 from hubconv.hub.fetching.course import chart, in_order
 from hubconv.hub.fetching.line import Line, Span
 from hubconv.hub.fetching.proof import FileProof, hash_like, wrong_hash
-from hubconv.hub.fetching.supply import XET, Supply
-
-NEAR_BYTES: Final = 4 * 1024 * 1024
-"""Gaps between wanted bytes up to this size are cheaper to pass than to go around."""
+from hubconv.hub.fetching.supply import Supply
 
 APART_SHARE: Final = 4
 """A second line has one part in so many of a shard's memory."""
-
-WHOLE_SHARE: Final = 0.9
-"""Who wants so much of a file may as well pass all of it, and have it proven."""
 
 BESIDES_BYTES: Final = 8 * 1024 * 1024
 """Memory of the line that serves a read nobody announced."""
@@ -107,13 +101,9 @@ class StreamedShard:
         self._turns: dict[int, deque[int]] = defaultdict(deque)
         for turn, (begin, _) in enumerate(reads):
             self._turns[begin].append(turn)
-        wanted = sum(end - begin for begin, end in self._course.streamed)
-        # Xet proves every chunk by itself: there, a part of a file needs not the rest of it.
-        by_xet = whole and supply.engine(0) == XET
-        self._partly = by_xet and wanted < WHOLE_SHARE * self._entry.size
-        self._proof = None
-        if whole and not self._partly:
-            self._proof = FileProof(self._course.apart)
+        # All of the file must pass, whatever the engine: hf_xet does not compare the chunks that
+        # it is given with their hashes (tests/hub/test_engines.py shows it).
+        self._proof = FileProof(self._course.apart) if whole else None
         self._given: list[tuple[ByteRange, str]] = []
         self._lanes: dict[bool, _Lane] = {}
         self.engines: set[str] = set()
@@ -127,15 +117,15 @@ class StreamedShard:
             self._lanes[True] = _Lane(supply, spans, room, hashed=self._proof is not None)
 
     def _spans(self) -> list[Span]:
-        """What the stream passes: everything, or the neighbourhood of what is wanted."""
+        """The whole file, in parts that are kept and parts that only pass."""
         spans: list[Span] = []
         position = 0
         for begin, end in self._course.streamed:
-            if position < begin and (not self._partly or begin - position <= NEAR_BYTES):
+            if position < begin:
                 spans.append(Span(position, begin, kept=False))
             spans.append(Span(begin, end))
             position = end
-        if position < self._entry.size and not self._partly:
+        if position < self._entry.size:
             spans.append(Span(position, self._entry.size, kept=False))
         return spans
 
@@ -207,21 +197,13 @@ class StreamedShard:
     def prove(self) -> None:
         """Let the rest of the file pass, then compare hashes.
 
-        A part of a file that came through Xet alone is proven by Xet, chunk by chunk, against the
-        hash that the Hub gave for the file.
-
         Raises:
-            DamagedError: Some bytes are not what the tree names, or nothing proves them.
+            DamagedError: Some bytes are not what the tree names.
         """
-        if False not in self._lanes:
+        if self._proof is None:
             return
         for lane in self._lanes.values():
             lane.line.buffer.drain()
-        if self._proof is None:
-            engines = self.engines.union(*(lane.line.engines for lane in self._lanes.values()))
-            if engines - {XET}:
-                raise DamagedError(f"{self._entry.path} came in part over a line without proof.")
-            return
         self._compare(self._proof)
         given = [*self._given, *(self._lanes[True].given() if True in self._lanes else ())]
         late = self._matched(self._proof, given)
