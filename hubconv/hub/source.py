@@ -18,14 +18,14 @@ from hubconv.hub.client import HubClient
 from hubconv.hub.compat import headers_of
 from hubconv.hub.fetching.proof import hash_like, wrong_hash
 from hubconv.hub.fetching.requests import opened
-from hubconv.hub.fetching.shards import HeldShard, StreamedShard
+from hubconv.hub.fetching.shards import HeldShard, RangedShard, StreamedShard
 from hubconv.hub.fetching.slots import Slots, SlotShard
 from hubconv.hub.fetching.supply import HF_TRANSFER, TRIES_EACH, Supply
 
 LOG: Final = logging.getLogger(__name__)
 
 SMALL_BYTES: Final = 8 * 1024 * 1024
-"""A shard below this size is fetched by one request into memory."""
+"""A shard below this size is fetched by one request into memory; so are ranges that make less."""
 
 SLOT_FROM_BYTES: Final = 64 * 1024 * 1024
 """Smaller ones are not worth a slot."""
@@ -215,7 +215,8 @@ class HubSource:
         try:
             with self._opened(supply, reads, whole=whole) as shard:
                 yield shard
-                self._log(entry, shard, time.monotonic() - started)
+                level = logging.INFO if whole else logging.DEBUG
+                LOG.log(level, "%s: %s", path, _told(entry, shard, time.monotonic() - started))
         except DamagedError:
             self._doubts[path] = supply.skipped + TRIES_EACH
             raise
@@ -235,6 +236,10 @@ class HubSource:
         if entry.size < SMALL_BYTES:
             yield HeldShard(entry, self._fetched(entry.path, 0, entry.size))
             return
+        wanted = _inside(reads or [(0, entry.size)], entry.size)
+        if not whole and sum(end - begin for begin, end in wanted) < SMALL_BYTES:
+            yield RangedShard(entry, lambda begin, end: self._fetched(entry.path, begin, end))
+            return
         link = self._client.call(f"Reading {entry.path}", lambda: self.link(entry.path))
         fits = whole and link.xet_file_data is None and entry.size >= SLOT_FROM_BYTES
         if fits and not supply.skipped:
@@ -242,20 +247,23 @@ class HubSource:
                 if slot is not None:
                     yield slot
                     return
-        wanted = _inside(reads or [(0, entry.size)], entry.size)
-        with StreamedShard(supply, wanted, self._budget.memory_bytes, whole=whole) as stream:
+        # A measuring pass runs beside the stream of its unit's own shard.
+        memory = self._budget.memory_bytes if whole else self._budget.memory_bytes // 2
+        with StreamedShard(supply, wanted, memory, whole=whole) as stream:
             yield stream
 
-    def _log(self, entry: FileEntry, shard: ShardBytes, seconds: float) -> None:
-        engine, size = "memory", entry.size
-        if isinstance(shard, SlotShard):
-            engine = HF_TRANSFER
-        if isinstance(shard, StreamedShard):
-            engine, size = shard.so_far()
-        LOG.info(
-            "%s: %s, %.1f MB in %.1f s (%.0f MB/s)",
-            entry.path, engine, size / 1e6, seconds, size / 1e6 / max(seconds, 1e-6),
-        )  # fmt: skip
+
+def _told(entry: FileEntry, shard: ShardBytes, seconds: float) -> str:
+    """Which engine brought a shard, how much of it, how fast."""
+    engine, size = "one request", entry.size
+    if isinstance(shard, SlotShard):
+        engine = HF_TRANSFER
+    elif isinstance(shard, RangedShard):
+        engine, size = "requests", shard.brought
+    elif isinstance(shard, StreamedShard):
+        engine, size = shard.so_far()
+    rate = size / 1e6 / max(seconds, 1e-6)
+    return f"{engine}, {size / 1e6:.1f} MB in {seconds:.1f} s ({rate:.0f} MB/s)"
 
 
 def _inside(reads: Sequence[ByteRange], size: int) -> list[ByteRange]:

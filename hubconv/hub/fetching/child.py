@@ -24,11 +24,11 @@ REPEATS: Final = 3
 """A piece that fails is asked for again so often before the parent is told."""
 
 XET_BUFFERS: Final = {
-    "reconstruction.download_buffer_size": 64 * 1024 * 1024,
-    "reconstruction.download_buffer_perfile_size": 64 * 1024 * 1024,
-    "reconstruction.download_buffer_limit": 128 * 1024 * 1024,
-    "reconstruction.min_prefetch_buffer": 32 * 1024 * 1024,
-    "reconstruction.min_reconstruction_fetch_size": 16 * 1024 * 1024,
+    "reconstruction.download_buffer_size": 32 * 1024 * 1024,
+    "reconstruction.download_buffer_perfile_size": 32 * 1024 * 1024,
+    "reconstruction.download_buffer_limit": 64 * 1024 * 1024,
+    "reconstruction.min_prefetch_buffer": 16 * 1024 * 1024,
+    "reconstruction.min_reconstruction_fetch_size": 8 * 1024 * 1024,
     "telemetry.enabled": False,
 }
 """By default a session buffers gigabytes."""

@@ -1,5 +1,6 @@
 """A line: spans of a file that arrive in order, whatever becomes of the transfers behind it."""
 
+import logging
 import shutil
 import tempfile
 import threading
@@ -15,6 +16,8 @@ from hubconv.hub.fetching import process
 from hubconv.hub.fetching.buffer import Buffer, ClosedError
 from hubconv.hub.fetching.process import Child
 from hubconv.hub.fetching.supply import HTTP, Supply
+
+LOG: Final = logging.getLogger(__name__)
 
 PIECE_BYTES: Final = 1024 * 1024
 RUNS_A_TRANSFER: Final = 500
@@ -110,6 +113,7 @@ class Line:
                     failures = 0
                 brought, failures = self.brought, failures + 1
                 self._judge(error, engine, failures)
+                LOG.info("%s: %s failed: %s", self._supply.entry.path, engine, error)
                 self._supply.links.forget(self._supply.entry.path)
                 self._supply.client.wait(pause(error, failures))
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -48,6 +48,36 @@ class HeldShard:
         found = hash_like(wanted, self._data)
         if found != wanted:
             raise wrong_hash(self._entry.path, found, wanted)
+
+
+class RangedShard:
+    """A few small ranges of a file, each fetched when it is read; nothing is proven.
+
+    Args:
+        entry: The file.
+        fetch: Brings bytes [begin, end).
+    """
+
+    any_order = True
+
+    def __init__(self, entry: FileEntry, fetch: Callable[[int, int], bytes]) -> None:
+        self._entry, self._fetch = entry, fetch
+        self.brought = 0
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Bytes [begin, end); fewer only where the file ends."""
+        data = self._fetch(begin, min(end, self._entry.size))
+        self.brought += len(data)
+        return data
+
+    def read_into(self, begin: int, buffer: memoryview) -> int:
+        """Fill a buffer with the bytes from `begin` on; how many came."""
+        data = self.read(begin, begin + len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def prove(self) -> None:
+        """Nothing: ranges have no hash."""
 
 
 class _Lane:
