@@ -408,8 +408,29 @@ def test_a_slow_worker_is_not_a_silent_line(bench_of, monkeypatch):
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
             time.sleep(0.01)
+        assert MIB // 2 < shard._lanes[False].line.buffer._used <= MIB
         shard.prove()
     assert bench.waits == []
+
+
+@pytest.mark.parametrize("engine", ["xet", "http"])
+def test_no_token_is_seen_from_outside(bench_of, engine, caplog):
+    from hubconv.embedded import DEMO_TOKEN
+
+    bench = bench_of(engine, MIB)
+    bench.hub.faults.answer("GET", "/(blob|xorb)/", 500, times=None)
+    with caplog.at_level("DEBUG", "hubconv"), bench.source.open(NAME, IN_ORDER):
+        until = time.monotonic() + 10
+        while not bench.children() and time.monotonic() < until:
+            time.sleep(0.01)
+        words = [Path(f"/proc/{child}/cmdline").read_bytes() for child in bench.children()]
+        while not caplog.messages and time.monotonic() < until:
+            time.sleep(0.01)
+    assert words
+    assert "failed" in caplog.text
+    assert not any(DEMO_TOKEN.encode() in word or b"http" in word for word in words)
+    assert DEMO_TOKEN not in caplog.text
+    assert "Signature=" not in caplog.text
 
 
 @pytest.mark.parametrize(
