@@ -108,6 +108,10 @@ class Source(Protocol):
         """
         ...
 
+    def allow_disk(self, nbytes: int) -> None:
+        """How many bytes of disk all opened shards may take together."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TensorQuality:
@@ -257,6 +261,14 @@ class Staging(Protocol):
 
     def flush(self) -> None:
         """Make every noted unit durable."""
+        ...
+
+    def disk_bytes(self, largest_shard: int) -> int:
+        """Bytes of the work folder's disk that unfinished output shards may take at a time.
+
+        Args:
+            largest_shard: Bytes of the largest output shard.
+        """
         ...
 
     def view(self) -> Source:

@@ -102,6 +102,9 @@ class FolderSource:
                 )
             yield shard
 
+    def allow_disk(self, nbytes: int) -> None:
+        """Reading a folder takes none."""
+
 
 def _walk(folder: Path) -> Iterator[FileEntry]:
     root = folder.resolve()
@@ -274,6 +277,11 @@ class FolderStaging:
 
     def flush(self) -> None:
         """Nothing to do: what is noted outlives this process."""
+
+    def disk_bytes(self, largest_shard: int) -> int:
+        """None of the work folder's: shards are written where they stay."""
+        del largest_shard
+        return 0
 
     def view(self) -> Source:
         """The staged shards as a source."""

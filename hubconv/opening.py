@@ -4,7 +4,10 @@ import glob
 import os
 import platform
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -116,6 +119,23 @@ class Scratch:
         trace: TracebackType | None,
     ) -> None:
         shutil.rmtree(self._mine, ignore_errors=True)
+
+
+@contextmanager
+def caches_in(scratch: Path) -> Iterator[None]:
+    """Have the Hub's libraries keep what they cache in the run's own folder, to go with it.
+
+    They read these names when they are imported: where that has happened, it stays as it is. A
+    place that the user names is left to the user.
+    """
+    places = {"HF_HUB_CACHE": scratch / "hub-cache", "HF_XET_CACHE": scratch / "xet-cache"}
+    ours = [] if "huggingface_hub" in sys.modules else [n for n in places if n not in os.environ]
+    os.environ.update({name: str(places[name]) for name in ours})
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def _alive(pid: str) -> bool:

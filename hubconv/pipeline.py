@@ -18,7 +18,7 @@ from hubconv.ends import Published, Source, Staging, Target, UnitRecord
 from hubconv.engines import Stop, run_units
 from hubconv.errors import ConflictError, IntegrityError, ResourceError, UsageError
 from hubconv.folder import FolderTarget
-from hubconv.opening import Scratch, open_source, parse_target, refuse_same
+from hubconv.opening import Scratch, caches_in, open_source, parse_target, refuse_same
 from hubconv.progress import Progress, SilentProgress
 from hubconv.steps.decide import Recipe
 from hubconv.steps.facts import Report
@@ -54,6 +54,7 @@ class Request:
         device: auto, cpu or cuda:N.
         workers: Output shards made at the same time; 0 for what suits the two ends.
         work_dir: Folder for shards on their way; empty for one in the system's cache.
+        max_disk: Bytes that shards on their way may take there; 0 for what is free.
         private: Visibility of a new target repository; None follows the source.
         create_pr: Publish to a pull request.
         allow_public: Publish a private or gated source's content in a public repository.
@@ -71,6 +72,7 @@ class Request:
     device: str = "auto"
     workers: int = 0
     work_dir: str = ""
+    max_disk: int = 0
     private: bool | None = None
     create_pr: bool = False
     allow_public: bool = False
@@ -129,7 +131,7 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
     told = progress or SilentProgress()
     started = time.monotonic()
     stop = Stop(request.time_limit_s)
-    with stop.listening(), Scratch(request.work_dir) as scratch:
+    with stop.listening(), Scratch(request.work_dir) as scratch, caches_in(scratch):
         refuse_same(request.source, request.target)
         told.phase("Reading headers")
         source = open_source(request.source, request.revision, scratch)
@@ -173,7 +175,7 @@ class _Run:
         missing = [unit for unit in self.plan.units if unit.shard not in found]
         workers = self._workers(missing)
         kernel = start(self.request.device, workers, sum(unit.nbytes for unit in missing))
-        self._check_disk(missing, workers)
+        self._check_disk(staging, missing)
         self.progress.plan(
             len(self.plan.units), self.plan.source_bytes, len(found), self._read_for(found)
         )
@@ -232,27 +234,36 @@ class _Run:
         self.progress.converted(source_bytes)
         self.stop.at_once()
 
-    def _check_disk(self, missing: Sequence[Unit], workers: int) -> None:
-        """Refuse before the first byte what the disk cannot hold."""
-        place = self.scratch
-        need = workers * (
-            max((unit.nbytes for unit in missing), default=0)
-            + max((sum(self._size(s) for s in unit.sources) for unit in missing), default=0)
-        )
+    def _check_disk(self, staging: Staging, missing: Sequence[Unit]) -> None:
+        """Lend the source the disk that output shards leave, before the first byte.
+
+        A source with little of it streams; without room for the output there is no way.
+        """
+        room = shutil.disk_usage(self.scratch).free
         if isinstance(self.target, FolderTarget):
-            place = Path(self.target.ref)
-            need = sum(unit.nbytes for unit in missing)
-            while not place.exists():
-                place = place.parent
-        free = shutil.disk_usage(place).free
+            room -= self._check_folder(Path(self.target.ref), missing)
+        room = min(room, self.request.max_disk or room)
+        need = staging.disk_bytes(max((unit.nbytes for unit in missing), default=0))
+        if room < need:
+            raise ResourceError(
+                f"{self.scratch} has {room / 2**30:.1f} GiB for this run; this run needs "
+                f"{need / 2**30:.1f} GiB.",
+                "Make room, raise --max-disk, or name another folder with --work-dir.",
+            )
+        self.source.allow_disk(room - need)
+
+    def _check_folder(self, folder: Path, missing: Sequence[Unit]) -> int:
+        """Bytes that the result will take of the work folder's disk."""
+        need = sum(unit.nbytes for unit in missing)
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
         if free < need:
             raise ResourceError(
-                f"{place} has {free / 2**30:.1f} GiB free; this run needs {need / 2**30:.1f} GiB.",
-                "Make room, use fewer --workers, or name another folder with --work-dir.",
+                f"{folder} has {free / 2**30:.1f} GiB free; this run needs {need / 2**30:.1f} GiB.",
+                "Make room, or name another folder.",
             )
-
-    def _size(self, shard: str) -> int:
-        return self.source.files()[shard].size if self.source.commit else 0
+        return need if folder.stat().st_dev == self.scratch.stat().st_dev else 0
 
     def _compare(self, published: Published, files: Mapping[str, bytes]) -> None:
         view = self.target.view(

@@ -52,6 +52,21 @@ def test_what_dead_runs_of_this_machine_left_is_swept_and_nothing_else(here):
     assert users.exists()
 
 
+def test_libraries_cache_in_the_folder_of_the_run(here):
+    program = (
+        "import os; from pathlib import Path; from hubconv.opening import caches_in\n"
+        "with caches_in(Path('run')):\n"
+        "    from huggingface_hub import constants\n"
+        "print(constants.HF_HUB_CACHE, constants.HF_XET_CACHE, 'HF_XET_CACHE' in os.environ)"
+    )
+    named = {**os.environ, "HF_HUB_CACHE": "/mine"}
+    named.pop("HF_XET_CACHE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=named, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["/mine", "run/xet-cache", "False"], done.stderr
+
+
 def test_users_of_one_machine_do_not_share_the_default_folder():
     with Scratch("") as mine:
         assert str(os.getuid()) in mine.parent.name

@@ -11,6 +11,7 @@ import click
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import (
     Duration,
+    Size,
     output_options,
     recipe_from,
     recipe_options,
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 64),
     default=None,
     help="Output shards made at the same time.  [default: 2; between folders one a core]",
+)
+@click.option(
+    "--max-disk",
+    type=Size(),
+    default=0,
+    metavar="SIZE",
+    help="Disk that shards on their way may take together.  [default: what is free]",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option(

@@ -1,10 +1,10 @@
-"""A Hub repository as source: pinned to one commit, read by range, shards fetched into slots."""
+"""A Hub repository as source: pinned to one commit, read by range, shards as they are fetched."""
 
-import hashlib
-import threading
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,17 +13,46 @@ from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.hf_api import RepoFile
 
 from hubconv.ends import ByteRange, FileEntry, ShardBytes
-from hubconv.errors import IntegrityError, ResourceError, SourceError, TemporaryError
-from hubconv.files import PositionedFile
+from hubconv.errors import DamagedError, IntegrityError, ResourceError, SourceError, TemporaryError
 from hubconv.hub.client import HubClient
 from hubconv.hub.compat import headers_of
-from hubconv.hub.fetch import GIVE_UP_AFTER, fetch_file, opened, wrong_hash
+from hubconv.hub.fetching.proof import hash_like, wrong_hash
+from hubconv.hub.fetching.requests import opened
+from hubconv.hub.fetching.shards import HeldShard, RangedShard, StreamedShard
+from hubconv.hub.fetching.slots import Slots, SlotShard
+from hubconv.hub.fetching.supply import HF_TRANSFER, TRIES_EACH, Supply
+
+LOG: Final = logging.getLogger(__name__)
+
+SMALL_BYTES: Final = 8 * 1024 * 1024
+"""A shard below this size is fetched by one request into memory; so are ranges that make less."""
+
+SLOT_FROM_BYTES: Final = 64 * 1024 * 1024
+"""Smaller ones are not worth a slot."""
+
+GIVE_UP_AFTER: Final = 2
+"""A wrong hash is fetched again once; the second time both hashes are shown."""
 
 LINK_LIFETIME_S: Final = 20 * 60
 """Signed links are asked for anew after this time; they live about an hour."""
 
 PARTIAL_CONTENT: Final = 206
-SHA256_DIGITS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a source may take of this machine.
+
+    Attributes:
+        memory_bytes: Held of each opened shard.
+        disk_bytes: Taken by all slots together; None for what is free.
+    """
+
+    memory_bytes: int = 192 * 1024 * 1024
+    disk_bytes: int | None = None
+
+
+DEFAULT_BUDGET: Final = Budget()
 
 
 class HubSource:
@@ -33,10 +62,18 @@ class HubSource:
         client: How to reach it.
         repo: `org/name`.
         revision: Branch, tag or commit; pinned here once.
-        slots: Folder for the shards being worked on.
+        place: Folder for the shards being worked on.
+        budget: What an opened shard may take.
     """
 
-    def __init__(self, client: HubClient, repo: str, revision: str, slots: Path) -> None:
+    def __init__(
+        self,
+        client: HubClient,
+        repo: str,
+        revision: str,
+        place: Path,
+        budget: Budget = DEFAULT_BUDGET,
+    ) -> None:
         self._client = client
         info = client.call(
             f"Reading {repo}", lambda: client.api.repo_info(repo, revision=revision or None)
@@ -44,7 +81,10 @@ class HubSource:
         self._repo = info.id
         self._commit = str(info.sha)
         self._restricted = "private" if info.private else "gated" if info.gated else ""
-        self._slots = slots
+        self._place = place
+        self._budget = budget
+        self._slots = Slots(place, budget.disk_bytes)
+        self._doubts: dict[str, int] = {}
         self._links: dict[str, tuple[float, HfFileMetadata]] = {}
         self._files = client.call(f"Listing {repo}", self._list)
 
@@ -86,16 +126,19 @@ class HubSource:
         Raises:
             IntegrityError: The file has another hash than the tree names, twice.
         """
-        what = f"Reading {path} of {self._repo}"
         entry = self._files.get(path)
         wanted = (entry.sha256 or entry.stamp) if entry and end - begin == entry.size else ""
         found = ""
         for _ in range(GIVE_UP_AFTER):
-            data = self._client.call(what, lambda: self._range(path, begin, end))
-            found = _hash_like(wanted, data)
+            data = self._fetched(path, begin, end)
+            found = hash_like(wanted, data)
             if found == wanted:
                 return data
         raise wrong_hash(path, found, wanted)
+
+    def _fetched(self, path: str, begin: int, end: int) -> bytes:
+        what = f"Reading {path} of {self._repo}"
+        return self._client.call(what, lambda: self._range(path, begin, end))
 
     def _range(self, path: str, begin: int, end: int) -> bytes:
         if end <= begin:
@@ -152,34 +195,78 @@ class HubSource:
         self._links[path] = (time.monotonic(), metadata)
         return metadata
 
+    def allow_disk(self, nbytes: int) -> None:
+        """How much disk shards on their way may take from now on."""
+        self._slots.disk_bytes = nbytes
+
     @contextmanager
     def open(
         self, path: str, reads: Sequence[ByteRange] = (), *, whole: bool = True
     ) -> Iterator[ShardBytes]:
-        """A shard, fetched whole into a slot and checked; the slot is emptied afterwards."""
-        del reads, whole
+        """A shard for reading, by the engine that suits it.
+
+        A small one is fetched at once. A large one is streamed: through Xet, or by HTTP ranges. One
+        that is plain LFS comes whole into a slot on the disk, through hf_transfer, where there is
+        room. A shard that was found damaged is fetched in another way the next time.
+        """
         entry = self._files[path]
-        slot = self._slots / f"{threading.get_ident()}-{path.replace('/', '_')}"
+        supply = Supply(self._client, self, entry, self._place, self._doubts.get(path, 0))
+        started = time.monotonic()
         try:
-            self._slots.mkdir(parents=True, exist_ok=True)
-            with PositionedFile(fetch_file(self._client, self, entry, slot).path) as shard:
+            with self._opened(supply, reads, whole=whole) as shard:
                 yield shard
+                level = logging.INFO if whole else logging.DEBUG
+                LOG.log(level, "%s: %s", path, _told(entry, shard, time.monotonic() - started))
+        except DamagedError:
+            self._doubts[path] = supply.skipped + TRIES_EACH
+            raise
         except OSError as error:
-            if isinstance(error, ConnectionError | TimeoutError):
+            if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
                 raise
             raise ResourceError(
-                f"The slot for {path} in {self._slots} failed: {error.strerror or error}.",
+                f"The slot for {path} in {self._place} failed: {error.strerror or error}.",
                 f"It needs {entry.size / 2**30:.1f} GiB: make room or set --work-dir.",
             ) from error
-        finally:
-            slot.unlink(missing_ok=True)
+
+    @contextmanager
+    def _opened(
+        self, supply: Supply, reads: Sequence[ByteRange], *, whole: bool
+    ) -> Iterator[ShardBytes]:
+        entry = supply.entry
+        if entry.size < SMALL_BYTES:
+            yield HeldShard(entry, self._fetched(entry.path, 0, entry.size))
+            return
+        wanted = _inside(reads or [(0, entry.size)], entry.size)
+        if not whole and sum(end - begin for begin, end in wanted) < SMALL_BYTES:
+            yield RangedShard(entry, lambda begin, end: self._fetched(entry.path, begin, end))
+            return
+        link = self._client.call(f"Reading {entry.path}", lambda: self.link(entry.path))
+        fits = whole and link.xet_file_data is None and entry.size >= SLOT_FROM_BYTES
+        if fits and not supply.skipped:
+            with self._slots.fetched(supply) as slot:
+                if slot is not None:
+                    yield slot
+                    return
+        # A measuring pass runs beside the stream of its unit's own shard.
+        memory = self._budget.memory_bytes if whole else self._budget.memory_bytes // 2
+        with StreamedShard(supply, wanted, memory, whole=whole) as stream:
+            yield stream
 
 
-def _hash_like(wanted: str, data: bytes) -> str:
-    """The hash of a file, of the kind that a tree names for it: sha256 or git's own."""
-    if not wanted:
-        return ""
-    if len(wanted) == SHA256_DIGITS:
-        return hashlib.sha256(data).hexdigest()
-    named = b"blob %d\0" % len(data)
-    return hashlib.sha1(named + data, usedforsecurity=False).hexdigest()
+def _told(entry: FileEntry, shard: ShardBytes, seconds: float) -> str:
+    """Which engine brought a shard, how much of it, how fast."""
+    engine, size = "one request", entry.size
+    if isinstance(shard, SlotShard):
+        engine = HF_TRANSFER
+    elif isinstance(shard, RangedShard):
+        engine, size = "requests", shard.brought
+    elif isinstance(shard, StreamedShard):
+        engine, size = shard.so_far()
+    rate = size / 1e6 / max(seconds, 1e-6)
+    return f"{engine}, {size / 1e6:.1f} MB in {seconds:.1f} s ({rate:.0f} MB/s)"
+
+
+def _inside(reads: Sequence[ByteRange], size: int) -> list[ByteRange]:
+    """Reads without those that are empty, cut where the file ends."""
+    cut = ((begin, min(end, size)) for begin, end in reads)
+    return [(begin, end) for begin, end in cut if begin < end]

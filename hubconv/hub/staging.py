@@ -253,6 +253,10 @@ class HubStaging:
             "Run the same command again: it looks at what is published first.",
         )
 
+    def disk_bytes(self, largest_shard: int) -> int:
+        """One shard being written and one being uploaded."""
+        return 2 * largest_shard
+
     def view(self) -> Source:
         """The staging branch, for reading back."""
         return self._staging_view()

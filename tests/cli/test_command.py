@@ -167,3 +167,18 @@ def test_the_source_may_have_a_token_of_its_own(lfs_studio):
     done = studio.command(hidden, target, *QUICK, env=env)
     assert done.code == 0, done.said
     assert studio.is_private(target)
+
+
+def test_verbose_says_which_engine_brought_each_shard(lfs_studio):
+    words = (lfs_studio.source(BF16), lfs_studio.name(), *QUICK, "--max-disk")
+    done = lfs_studio.command(*words, "1GB", "-v")
+    assert done.code == 0, done.said
+    assert done.err.count("one request, ") == 2
+
+
+def test_too_little_disk_is_refused_at_once(lfs_studio):
+    done = lfs_studio.command(
+        lfs_studio.source(BF16), lfs_studio.name(), *QUICK, "--max-disk", "1KB"
+    )
+    assert done.code == 8, done.said
+    assert "raise --max-disk" in done.said

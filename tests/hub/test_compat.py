@@ -121,15 +121,20 @@ def test_hf_xet_streams_downloads_with_these_words():
     import hf_xet
 
     assert hasattr(hf_xet.XetSession, "new_download_stream_group")
-    from hubconv.hub.fetch import _XET_BUFFERS
+    from hubconv.hub.fetching.child import XET_BUFFERS
 
-    hf_xet.XetConfig().with_config(_XET_BUFFERS)
+    hf_xet.XetConfig().with_config(XET_BUFFERS)
     assert hf_xet.XetAuthenticationError.__module__ == "hf_xet"
 
 
 def test_hf_transfer_downloads_with_these_words():
     import hf_transfer
 
-    assert {"max_files", "chunk_size", "parallel_failures", "max_retries", "headers"} <= set(
-        parameters(hf_transfer.download)
-    )
+    assert {
+        "max_files",
+        "chunk_size",
+        "parallel_failures",
+        "max_retries",
+        "headers",
+        "callback",
+    } <= set(parameters(hf_transfer.download))

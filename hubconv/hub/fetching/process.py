@@ -1,0 +1,160 @@
+"""A transfer in a process of its own, seen from ours: bytes, silence, and how it ended.
+
+Libraries that move bytes can fall silent for ever, and hf_transfer keeps Python's lock for as long
+as it works. A process can be watched and killed. Its order goes through standard input, where no
+other user of the machine can read links and tokens.
+"""
+
+import fcntl
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
+
+from huggingface_hub.errors import HfHubHTTPError
+
+from hubconv.errors import TemporaryError
+from hubconv.hub.compat import httpx
+
+STALL_S: Final = 60.0
+"""A transfer that brings no byte for so long, while bytes are wanted, is ended."""
+
+PIPE_BYTES: Final = 1024 * 1024
+_SET_PIPE_SIZE: Final = 1031
+"""F_SETPIPE_SZ, for Pythons whose fcntl does not name it."""
+
+END_S: Final = 10.0
+
+
+class LineError(Exception):
+    """Raised when a transfer failed in a way that the next one may not."""
+
+
+class DiskFullError(LineError):
+    """Raised when a transfer found no room for its slot."""
+
+
+class Child:
+    """One transfer: `python -m hubconv.hub.fetching.child`. It ends with its `with` block.
+
+    Args:
+        order: What it is to do; may hold tokens.
+        cache: Folder for what its libraries want to keep; the caller removes it.
+        stall_s: Seconds of silence after which it is given up.
+    """
+
+    def __init__(self, order: Mapping[str, Any], cache: Path, stall_s: float) -> None:
+        self._stall_s = stall_s
+        self._said: BinaryIO = os.fdopen(os.memfd_create("said"), "w+b")
+        self._process = subprocess.Popen(
+            # -P: a module of the user's working folder must not stand in for one of Python's.
+            [sys.executable, "-P", "-m", "hubconv.hub.fetching.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            env=_environment(cache),
+            bufsize=0,
+        )
+        self._told = json.dumps({**order, "parent": os.getpid(), "stall_s": stall_s}).encode()
+        self._bytes = self._process.stdout.fileno() if self._process.stdout else -1
+        self._poll = select.poll()
+        self._poll.register(self._bytes, select.POLLIN)
+
+    def __enter__(self) -> Self:
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):  # it ended already, and has said why
+                self._process.stdin.write(self._told + b"\n")
+                self._process.stdin.close()
+        with suppress(OSError):  # the machine's limit for pipes is reached; small ones work too
+            fcntl.fcntl(self._bytes, _SET_PIPE_SIZE, PIPE_BYTES)
+        return self
+
+    def read_into(self, room: memoryview) -> int:
+        """Wait for bytes; 0 at the end.
+
+        Raises:
+            LineError: None came for too long.
+        """
+        if not self._poll.poll(self._stall_s * 1000):
+            raise LineError(f"not a byte came for {self._stall_s:g} seconds")
+        return os.readv(self._bytes, [room])
+
+    def fill(self, room: memoryview) -> None:
+        """Wait until bytes fill the room.
+
+        Raises:
+            Exception: Why they do not.
+        """
+        have = 0
+        while have < len(room):
+            came = self.read_into(room[have:])
+            if not came:
+                self.check()
+                raise LineError("the transfer ended early")
+            have += came
+
+    def check(self) -> None:
+        """Wait for the end of a transfer whose bytes have ended.
+
+        Raises:
+            Exception: It failed; with the server's answer where there was one.
+        """
+        try:
+            code = self._process.wait(END_S)
+        except subprocess.TimeoutExpired as error:
+            raise LineError("the transfer did not end") from error
+        if code:
+            raise self._fault(code)
+
+    def _fault(self, code: int) -> Exception:
+        self._said.seek(0)
+        for line in reversed(self._said.read().decode("utf-8", "replace").splitlines()):
+            with suppress(ValueError, KeyError, TypeError):  # what a library wrote there
+                return _error_of(json.loads(line))
+        return LineError(f"the transfer's process ended with {code}")
+
+    def kill(self) -> None:
+        """End it at once, from any thread."""
+        self._process.kill()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        self._process.wait()
+        self._said.close()
+
+
+def _error_of(told: Mapping[str, Any]) -> Exception:
+    text, status = str(told["text"]), int(told["status"])
+    if "os error 28" in text:
+        return DiskFullError(text)
+    if not status:
+        return LineError(text)
+    if told["is_link"]:
+        return TemporaryError(f"a download link was refused ({status})")
+    answer = httpx.Response(
+        status, headers=told["headers"], request=httpx.Request("GET", "http://hub")
+    )
+    return HfHubHTTPError(text, response=answer)
+
+
+def _environment(cache: Path) -> dict[str, str]:
+    paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "HF_XET_CACHE": str(cache),
+    }

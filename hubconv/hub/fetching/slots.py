@@ -1,0 +1,133 @@
+"""Slots: whole files on the disk, brought by hf_transfer over several connections.
+
+One download at a time has the line: it is fastest so, and while one worker converts what came the
+next one's shard is on its way.
+"""
+
+import hashlib
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from hubconv.ends import FileEntry
+from hubconv.files import PositionedFile
+from hubconv.hub.client import explain, is_passing, pause
+from hubconv.hub.fetching import process
+from hubconv.hub.fetching.process import Child, DiskFullError, LineError
+from hubconv.hub.fetching.proof import wrong_hash
+from hubconv.hub.fetching.supply import HF_TRANSFER, TRIES_EACH, Supply
+
+LOG: Final = logging.getLogger(__name__)
+
+
+class SlotShard(PositionedFile):
+    """A file that lies in its slot whole; hashed while it is read."""
+
+    def __init__(self, path: Path, entry: FileEntry) -> None:
+        super().__init__(path)
+        self._path, self._entry = path, entry
+        self._sha256 = ""
+        self._fault: OSError | None = None
+        self._hashing = threading.Thread(target=self._hash, name="slot", daemon=True)
+        self._hashing.start()
+
+    def _hash(self) -> None:
+        try:
+            with self._path.open("rb") as file:
+                self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            self._fault = error
+
+    def prove(self) -> None:
+        """Compare its hash, when it is there.
+
+        Raises:
+            DamagedError: It has another than the tree names.
+        """
+        self._hashing.join()
+        if self._fault is not None:
+            raise self._fault
+        if self._entry.sha256 and self._sha256 != self._entry.sha256:
+            raise wrong_hash(self._entry.path, self._sha256, self._entry.sha256)
+
+
+class Slots:
+    """The room that shards on their way have on the disk.
+
+    Args:
+        place: Folder of the slots.
+        disk_bytes: What they may take together; None for what is free.
+    """
+
+    def __init__(self, place: Path, disk_bytes: int | None) -> None:
+        self._place = place
+        self.disk_bytes = disk_bytes
+        self._used = 0
+        self._count = 0
+        self._counting = threading.Lock()
+        self._line = threading.Lock()
+
+    @contextmanager
+    def fetched(self, supply: Supply) -> Iterator[SlotShard | None]:
+        """A file in a slot; None where no room is left, or hf_transfer brings it to no end."""
+        size = supply.entry.size
+        slot = self._reserve(size)
+        if slot is None:
+            yield None
+            return
+        try:
+            with self._line:
+                done = self._bring(supply, slot)
+            if not done:
+                yield None
+                return
+            with SlotShard(slot, supply.entry) as shard:
+                yield shard
+        finally:
+            slot.unlink(missing_ok=True)
+            with self._counting:
+                self._used -= size
+
+    def _reserve(self, size: int) -> Path | None:
+        with self._counting:
+            self._place.mkdir(parents=True, exist_ok=True)
+            if self.disk_bytes is not None and self._used + size > self.disk_bytes:
+                return None
+            if shutil.disk_usage(self._place).free < size:
+                return None
+            self._used += size
+            self._count += 1
+            return self._place / f"slot-{self._count}"
+
+    def _bring(self, supply: Supply, slot: Path) -> bool:
+        path = supply.entry.path
+        for attempt in range(1, TRIES_EACH + 1):
+            try:
+                self._download(supply, slot)
+            except DiskFullError:
+                break
+            except Exception as error:
+                if not isinstance(error, LineError) and not is_passing(error):
+                    raise explain(error, f"Fetching {path}") from error
+                LOG.info("%s: hf_transfer failed: %s", path, error)
+                supply.links.forget(path)
+                supply.client.wait(pause(error, attempt))
+            else:
+                return True
+            slot.unlink(missing_ok=True)  # what is left has holes
+        return False
+
+    def _download(self, supply: Supply, slot: Path) -> None:
+        order = {**supply.order(HF_TRANSFER, ()), "path": str(slot)}
+        room = memoryview(bytearray(4096))
+        with Child(order, self._place, process.STALL_S) as child:
+            while child.read_into(room):
+                pass
+            child.check()
+        have = slot.stat().st_size
+        if have != supply.entry.size:
+            raise LineError(f"{have} of {supply.entry.size} bytes came")
