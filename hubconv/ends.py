@@ -184,14 +184,17 @@ class StagedFile:
 
 
 class Sink(Protocol):
-    """Takes the bytes of one file in order, hashing as they pass."""
+    """Takes the bytes of one file in order, hashing as they pass.
+
+    Both methods raise BrokenLineError where the bytes are lost: the file must be made again.
+    """
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append bytes."""
+        """Append bytes; waits where the line is slower."""
         ...
 
     def finish(self) -> StagedFile:
-        """Make the file durable under its name; without this call nothing of it remains."""
+        """Take the file over completely; without this call nothing of it remains."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -248,7 +251,15 @@ class Staging(Protocol):
         ...
 
     def create(self, path: str) -> Sink:
-        """A sink for one output shard."""
+        """A sink for one output shard; waits while too many are on their way."""
+        ...
+
+    def disk_bytes(self, largest_shard: int) -> int:
+        """What output shards on their way need on this machine's disk at a time, in bytes.
+
+        Args:
+            largest_shard: Bytes of the largest one. A folder's own content is not counted.
+        """
         ...
 
     def add(self, record: UnitRecord) -> None:
@@ -256,7 +267,7 @@ class Staging(Protocol):
         ...
 
     def flush(self) -> None:
-        """Make every noted unit durable."""
+        """Make every noted unit durable, once its bytes have arrived."""
         ...
 
     def view(self) -> Source:

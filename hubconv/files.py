@@ -58,10 +58,12 @@ class FileSink:
     Args:
         path: Final path; the file appears there by `finish` alone.
         name: Its name in the target.
+        durable: Bring the bytes to the disk before the file gets its name.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, *, durable: bool = True) -> None:
         self._path = path
+        self._durable = durable
         self._name = name
         self._partial = path.with_name(path.name + ".partial")
         self._hash = hashlib.sha256()
@@ -92,12 +94,13 @@ class FileSink:
         self._size += memoryview(data).nbytes
 
     def finish(self) -> StagedFile:
-        """Bring the bytes to the disk, then give the file its name."""
+        """Complete the file, then give it its name."""
         if self._file is None:
             raise ValueError("a sink is finished inside its with block")
         try:
             self._file.flush()
-            os.fsync(self._file.fileno())
+            if self._durable:
+                os.fsync(self._file.fileno())
             self._file.close()
             if self._path.suffix == ".safetensors":
                 check_opens(self._partial, self._name)

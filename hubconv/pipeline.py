@@ -6,14 +6,14 @@ source → plan → (nothing to do?) → units → verify staging → publish �
 import platform
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from hubconv.ends import Published, Source, Target, UnitRecord
+from hubconv.ends import Published, Source, Staging, Target, UnitRecord
 from hubconv.engines import Stop, run_units
 from hubconv.errors import ConflictError, IntegrityError, ResourceError, UsageError
 from hubconv.folder import FolderTarget
@@ -129,7 +129,7 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
         source = open_source(request.source, request.revision, scratch)
         if source.commit:  # a renamed repository answers under its old name
             refuse_same(f"hf://{source.ref}", request.target)
-        target = open_target(request, scratch)
+        target = open_target(request, scratch, stop.at_once)
         planned = make_plan(source, request.recipe, __version__)
         for warning in (*planned.warnings, *source_card(source).notes):
             told.warn(warning)
@@ -170,7 +170,7 @@ class _Run:
             if any(unit.shard == shard for unit in self.plan.units)
         }
         missing = [unit for unit in self.plan.units if unit.shard not in found]
-        self._check_disk(missing)
+        self._check_disk(missing, staging)
         self.progress.plan(
             len(self.plan.units), self.plan.source_bytes, len(found), self._read_for(found)
         )
@@ -215,12 +215,12 @@ class _Run:
         self.progress.converted(source_bytes)
         self.stop.at_once()
 
-    def _check_disk(self, missing: Sequence[Unit]) -> None:
+    def _check_disk(self, missing: Sequence[Unit], staging: Staging) -> None:
         """Refuse before the first byte what the disk cannot hold."""
         place = self.scratch
-        need = self.request.workers * (
-            max((unit.nbytes for unit in missing), default=0)
-            + max((sum(self._size(s) for s in unit.sources) for unit in missing), default=0)
+        need = staging.disk_bytes(max((unit.nbytes for unit in missing), default=0))
+        need += self.request.workers * max(
+            (sum(self._size(s) for s in unit.sources) for unit in missing), default=0
         )
         if isinstance(self.target, FolderTarget):
             place = Path(self.target.ref)
@@ -249,8 +249,16 @@ class _Run:
             )
 
 
-def open_target(request: Request, scratch: Path) -> Target:
-    """The target a request names."""
+def open_target(
+    request: Request, scratch: Path, at_once: Callable[[], None] = lambda: None
+) -> Target:
+    """The target a request names.
+
+    Args:
+        request: What the user asks for.
+        scratch: Folder for what is on its way.
+        at_once: Asked in long waits; raises where the run must end now.
+    """
     ref = parse_target(request.target)
     if ref.kind == "folder":
         if request.create_pr:
@@ -260,7 +268,7 @@ def open_target(request: Request, scratch: Path) -> Target:
     from hubconv.hub.target import HubTarget, TargetOptions
 
     options = TargetOptions(request.private, request.create_pr, request.allow_public, request.tag)
-    return HubTarget(open_client(__version__), ref.name, options, scratch)
+    return HubTarget(open_client(__version__), ref.name, options, scratch, at_once)
 
 
 def versions() -> dict[str, str]:

@@ -83,7 +83,7 @@ def test_an_operation_knows_the_hash_it_was_uploaded_under(studio, tmp_path):
     compat.finished_upload(operation)
     file.unlink()
     wanted = hashlib.sha256(b"x" * 100_000).hexdigest()
-    assert compat.sha256_of(operation) == wanted
+    assert operation.upload_info.sha256.hex() == wanted
     studio.api.create_commit(repo, [operation], commit_message="by hash alone")
     assert studio.tree(repo)["x.safetensors"] == wanted
 
