@@ -20,7 +20,7 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RevisionNotFoundError
 
 from hubconv.ends import JOURNAL, Published, Release, Sink, Source, StagedFile, UnitRecord
-from hubconv.errors import ConflictError, HubconvError, TemporaryError
+from hubconv.errors import HubconvError, TemporaryError
 from hubconv.hub.client import (
     MOVED,
     TRIES,
@@ -29,7 +29,7 @@ from hubconv.hub.client import (
     is_passing,
     pause,
 )
-from hubconv.hub.commits import TRAILER, Commits
+from hubconv.hub.commits import TRAILER, Commits, branch_gone
 from hubconv.hub.compat import (
     NOT_FOUND,
     addition,
@@ -147,12 +147,7 @@ class HubStaging:
         Raises:
             HubconvError: An earlier shard could not be sent, or the run must end.
         """
-        try:
-            return self._uploads.create(path)
-        except HubconvError as error:
-            if isinstance(error.__cause__, RevisionNotFoundError):
-                raise self._gone() from error
-            raise
+        return self._uploads.create(path)
 
     def disk_bytes(self, largest_shard: int) -> int:
         """What shards on their way need on this machine's disk."""
@@ -263,20 +258,13 @@ class HubStaging:
 
     def _explain(self, error: Exception, what: str) -> HubconvError:
         if RevisionNotFoundError in {type(error), type(error.__cause__)}:
-            return self._gone()
+            return branch_gone(self._repo, self._branch)
         if isinstance(error, BadRequestError):
             return TemporaryError(
                 f"{what}: the Hub has lost shards that were uploaded to it ({error}).",
                 "Run the same command again: they are made anew, and none that is committed.",
             )
         return explain(error, what)
-
-    def _gone(self) -> ConflictError:
-        return ConflictError(
-            f"The staging branch {self._branch} of {self._repo} is gone: another run has published "
-            "this plan or removed the branch.",
-            "Run the same command again: it looks at what is published first.",
-        )
 
     def view(self) -> Source:
         """The staging branch, for reading back."""

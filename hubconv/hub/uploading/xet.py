@@ -9,10 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from huggingface_hub.errors import RevisionNotFoundError
+
 from hubconv.ends import StagedFile
 from hubconv.errors import IntegrityError
 from hubconv.files import check_opens, disk_error
 from hubconv.hub.client import HubClient
+from hubconv.hub.commits import branch_gone
 from hubconv.hub.compat import xet_connection
 from hubconv.hub.uploading.process import AtOnce, Child
 from hubconv.hub.uploading.sent import log_sent
@@ -47,11 +50,15 @@ class XetLine:
             path: Of the shard in the repository.
             order: What it is to do, the connection apart.
         """
+
+        def ask() -> dict[str, Any]:
+            try:
+                return xet_connection(self.client.api, self.repo, self.branch)
+            except RevisionNotFoundError as error:
+                raise branch_gone(self.repo, self.branch) from error
+
         # Asked for here: refusals and patience are ours, and a renewed token is picked up.
-        connection = self.client.call(
-            f"Asking {self.repo} for upload",
-            lambda: xet_connection(self.client.api, self.repo, self.branch),
-        )
+        connection = self.client.call(f"Asking {self.repo} for upload", ask)
         return Child(
             CHILD,
             {**order, "name": path, "connection": connection},
