@@ -67,8 +67,9 @@ class Background:
         with self._changed:
             self._waiting.append((staged, file))
             if not self._busy:
-                self._busy = True
+                # A daemon: a run that has ended does not wait for a line that is silent.
                 threading.Thread(target=self._run, name="upload", daemon=True).start()
+                self._busy = True
 
     def release(self) -> None:
         """One shard less lies on the disk."""

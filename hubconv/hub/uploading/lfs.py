@@ -72,6 +72,7 @@ class LfsLine:
     def _send_parts(self, file: Path, urls: list[str], size: int) -> list[dict[str, str]]:
         patience = STALL_S + CONNECTIONS * size / SLOWEST_BYTES_A_S
         order = {"file": str(file), "urls": urls, "chunk_size": size}
-        with Child("parts_child", order, self.folder, self.at_once, patience) as child:
+        what = f"Sending {file.name} by hf_transfer"
+        with Child("parts_child", what, order, self.folder, self.at_once, patience) as child:
             headers: list[dict[str, str]] = child.answer()["headers"]
         return headers

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from hubconv.errors import BrokenLineError
+from hubconv.files import disk_error
 from hubconv.hub.uploading.xet_child import LENGTH_BYTES
 
 STALL_S: Final = 60.0
@@ -35,6 +36,7 @@ class Child:
 
     Args:
         name: Its module within this package.
+        what: What it does, for messages: `Sending model.safetensors by hf_xet`.
         order: What it is to do. Holds headers: it is never part of a command line or a log.
         folder: Receives its cache and what it says on standard error.
         at_once: Asked in every wait.
@@ -46,35 +48,42 @@ class Child:
     def __init__(
         self,
         name: str,
+        what: str,
         order: Mapping[str, Any],
         folder: Path,
         at_once: AtOnce,
         stall_s: float = 0.0,
     ) -> None:
-        self._name = name
+        self._what = what
         self._at_once = at_once
         self._stall_s = stall_s or STALL_S
         self._said = b""
         self._moved = 0.0
-        folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "stderr"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", f"hubconv.hub.uploading.{name}"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                bufsize=0,
-                # Ctrl-C is for the parent, which ends in order.
-                start_new_session=True,
-                env={**os.environ, "HF_XET_CACHE": str(folder / "cache")},
-            )
+        self._process = self._start(name, folder)
         if self._process.stdin is None or self._process.stdout is None:
             raise ValueError("a child has pipes")
         self._input, self._output = self._process.stdin, self._process.stdout
         os.set_blocking(self._input.fileno(), False)
         os.set_blocking(self._output.fileno(), False)
         self._order = json.dumps({**order, "parent": os.getpid()}).encode() + b"\n"
+
+    def _start(self, name: str, folder: Path) -> "subprocess.Popen[bytes]":
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with self._log.open("wb") as log:
+                return subprocess.Popen(  # noqa: S603 - our own module
+                    [sys.executable, "-m", f"hubconv.hub.uploading.{name}"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    bufsize=0,
+                    # Ctrl-C is for the parent, which ends in order.
+                    start_new_session=True,
+                    env={**os.environ, "HF_XET_CACHE": str(folder / "cache")},
+                )
+        except OSError as error:
+            raise disk_error(error, folder) from error
 
     def __enter__(self) -> Self:
         try:
@@ -119,7 +128,7 @@ class Child:
             self._read()
         answer: dict[str, Any] = json.loads(self._said)
         if "error" in answer:
-            raise BrokenLineError(f"{self._name} says: {answer['error']}")
+            raise self._broken(answer["error"])
         return answer
 
     def end(self) -> None:
@@ -156,9 +165,7 @@ class Child:
         self._at_once()
         if time.monotonic() - self._moved > self._stall_s:
             self._process.kill()
-            raise BrokenLineError(
-                f"{self._name} was ended: nothing moved for {self._stall_s:.0f} seconds."
-            )
+            raise self._broken(f"nothing moved for {self._stall_s:.0f} seconds")
 
     def _read(self) -> None:
         """Take in signs of life, and the answer once it comes.
@@ -182,7 +189,13 @@ class Child:
         with suppress(BlockingIOError):
             self._said = (self._said + os.read(self._output.fileno(), 65536)).lstrip(b"\n")
         if b"\n" in self._said:
-            return BrokenLineError(f"{self._name} says: {json.loads(self._said).get('error')}")
+            return self._broken(json.loads(self._said).get("error"))
         last = self._log.read_text(errors="replace").strip().rpartition("\n")[2]
         code = self._process.returncode
-        return BrokenLineError(f"{self._name} ended early ({code}). {last}".strip())
+        return self._broken(f"its process ended with {code} {last}".strip())
+
+    def _broken(self, why: str) -> BrokenLineError:
+        return BrokenLineError(
+            f"{self._what} broke off: {why}.",
+            "Finished shards are kept; run the same command again later.",
+        )

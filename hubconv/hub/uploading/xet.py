@@ -20,7 +20,6 @@ from hubconv.hub.compat import xet_connection
 from hubconv.hub.uploading.process import AtOnce, Child
 from hubconv.hub.uploading.sent import log_sent
 
-CHILD: Final = "xet_child"
 _LENGTH_BYTES: Final = 8
 
 
@@ -60,7 +59,8 @@ class XetLine:
         # Asked for here: refusals and patience are ours, and a renewed token is picked up.
         connection = self.client.call(f"Asking {self.repo} for upload", ask)
         return Child(
-            CHILD,
+            "xet_child",
+            f"Sending {path} by hf_xet",
             {**order, "name": path, "connection": connection},
             self.folder_of(path),
             self.at_once,

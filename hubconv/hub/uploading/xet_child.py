@@ -14,7 +14,7 @@ LENGTH_BYTES: Final = 8
 PIECE_BYTES: Final = 1024 * 1024
 XET_CONFIG: Final = {
     # A xorb is 64 MB: as many wait in memory as are on their way.
-    "client.ac_max_upload_concurrency": 4,
+    "client.ac_max_upload_concurrency": 3,
     "data.max_concurrent_file_ingestion": 1,
     "telemetry.enabled": False,
 }
