@@ -254,20 +254,20 @@ class Staging(Protocol):
         """A sink for one output shard; waits while too many are on their way."""
         ...
 
-    def disk_bytes(self, largest_shard: int) -> int:
-        """What output shards on their way need on this machine's disk at a time, in bytes.
-
-        Args:
-            largest_shard: Bytes of the largest one. A folder's own content is not counted.
-        """
-        ...
-
     def add(self, record: UnitRecord) -> None:
         """Note a finished unit; durable at the latest after `flush`."""
         ...
 
     def flush(self) -> None:
         """Make every noted unit durable, once its bytes have arrived."""
+        ...
+
+    def disk_bytes(self, largest_shard: int) -> int:
+        """Bytes of the work folder's disk that unfinished output shards may take at a time.
+
+        Args:
+            largest_shard: Bytes of the largest output shard.
+        """
         ...
 
     def view(self) -> Source:

@@ -248,17 +248,17 @@ class FolderStaging:
         """A sink for one output shard."""
         return FileSink(self._shards / path, path)
 
-    def disk_bytes(self, largest_shard: int) -> int:
-        """Nothing but the result itself, which lies in the folder from the start."""
-        del largest_shard
-        return 0
-
     def add(self, record: UnitRecord) -> None:
         """Note a finished unit, durably."""
         self._write(self._units / f"{record.shard}.json", record.to_json().encode())
 
     def flush(self) -> None:
         """Nothing to do: `add` is durable already."""
+
+    def disk_bytes(self, largest_shard: int) -> int:
+        """None of the work folder's: shards are written where they stay."""
+        del largest_shard
+        return 0
 
     def view(self) -> Source:
         """The staged shards as a source."""

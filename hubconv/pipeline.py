@@ -170,7 +170,7 @@ class _Run:
             if any(unit.shard == shard for unit in self.plan.units)
         }
         missing = [unit for unit in self.plan.units if unit.shard not in found]
-        self._check_disk(missing, staging)
+        self._check_disk(staging, missing)
         self.progress.plan(
             len(self.plan.units), self.plan.source_bytes, len(found), self._read_for(found)
         )
@@ -215,7 +215,7 @@ class _Run:
         self.progress.converted(source_bytes)
         self.stop.at_once()
 
-    def _check_disk(self, missing: Sequence[Unit], staging: Staging) -> None:
+    def _check_disk(self, staging: Staging, missing: Sequence[Unit]) -> None:
         """Refuse before the first byte what the disk cannot hold."""
         place = self.scratch
         need = staging.disk_bytes(max((unit.nbytes for unit in missing), default=0))

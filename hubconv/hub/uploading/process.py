@@ -73,7 +73,8 @@ class Child:
             folder.mkdir(parents=True, exist_ok=True)
             with self._log.open("wb") as log:
                 return subprocess.Popen(  # noqa: S603 - our own module
-                    [sys.executable, "-m", f"hubconv.hub.uploading.{name}"],
+                    # -P: nothing in the user's working folder stands in for a module.
+                    [sys.executable, "-P", "-m", f"hubconv.hub.uploading.{name}"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,

@@ -13,7 +13,7 @@ from hubconv.hub.uploading.child import Report, run
 LENGTH_BYTES: Final = 8
 PIECE_BYTES: Final = 1024 * 1024
 XET_CONFIG: Final = {
-    # A xorb is 64 MB: as many wait in memory as are on their way.
+    # A xorb is 64 MB: how many are on their way decides how much is in memory.
     "client.ac_max_upload_concurrency": 3,
     "data.max_concurrent_file_ingestion": 1,
     "telemetry.enabled": False,
