@@ -137,7 +137,8 @@ class Child:
         self._input.close()
         if self._process.poll() is None:
             self._process.kill()
-        self._process.wait(_END_S)
+        with suppress(subprocess.TimeoutExpired):  # the system itself is slow to end it
+            self._process.wait(_END_S)
         self._output.close()
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────

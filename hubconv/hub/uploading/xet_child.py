@@ -14,7 +14,7 @@ LENGTH_BYTES: Final = 8
 PIECE_BYTES: Final = 1024 * 1024
 XET_CONFIG: Final = {
     # A xorb is 64 MB: how many are on their way decides how much is in memory.
-    "client.ac_max_upload_concurrency": 3,
+    "client.ac_max_upload_concurrency": 4,
     "data.max_concurrent_file_ingestion": 1,
     "telemetry.enabled": False,
 }
