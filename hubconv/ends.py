@@ -188,14 +188,17 @@ class StagedFile:
 
 
 class Sink(Protocol):
-    """Takes the bytes of one file in order, hashing as they pass."""
+    """Takes the bytes of one file in order, hashing as they pass.
+
+    Both methods raise BrokenLineError where the bytes are lost: the file must be made again.
+    """
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append bytes."""
+        """Append bytes; waits where the line is slower."""
         ...
 
     def finish(self) -> StagedFile:
-        """Make the file durable under its name; without this call nothing of it remains."""
+        """Take the file over completely; without this call nothing of it remains."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -252,7 +255,7 @@ class Staging(Protocol):
         ...
 
     def create(self, path: str) -> Sink:
-        """A sink for one output shard."""
+        """A sink for one output shard; waits while too many are on their way."""
         ...
 
     def add(self, record: UnitRecord) -> None:
@@ -260,7 +263,7 @@ class Staging(Protocol):
         ...
 
     def flush(self) -> None:
-        """Make every noted unit durable."""
+        """Make every noted unit durable, once its bytes have arrived."""
         ...
 
     def disk_bytes(self, largest_shard: int) -> int:

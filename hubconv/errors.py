@@ -8,6 +8,7 @@
     │   └── UnknownTensorError   a tensor no rule explains
     ├── NotAllowedError       4  no right, gated, private, or a licence in the way
     ├── TemporaryError        5  the Hub or the line failed; work is saved, run again
+    │   └── BrokenLineError      a shard's bytes were lost on their way; it is made again
     ├── ConflictError         6  the target holds or received something else
     ├── IntegrityError        7  bytes, numbers or results that are not what they must be
     │   └── DamagedError         a source file arrived with another hash; done again once
@@ -73,6 +74,10 @@ class TemporaryError(HubconvError):
     """Raised when the Hub or the network failed for longer than our patience."""
 
     exit_code = 5
+
+
+class BrokenLineError(TemporaryError):
+    """Raised when a shard that is kept nowhere broke off on its way to the Hub."""
 
 
 class ConflictError(HubconvError):

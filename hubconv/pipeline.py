@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -137,7 +137,7 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
         source = open_source(request.source, request.revision, scratch)
         if source.commit:  # a renamed repository answers under its old name
             refuse_same(f"hf://{source.ref}", request.target)
-        target = open_target(request, scratch)
+        target = open_target(request, scratch, stop.at_once)
         planned = make_plan(source, request.recipe, __version__)
         for warning in (*planned.warnings, *source_card(source).notes):
             told.warn(warning)
@@ -277,8 +277,16 @@ class _Run:
             )
 
 
-def open_target(request: Request, scratch: Path) -> Target:
-    """The target a request names."""
+def open_target(
+    request: Request, scratch: Path, at_once: Callable[[], None] = lambda: None
+) -> Target:
+    """The target a request names.
+
+    Args:
+        request: What the user asks for.
+        scratch: Folder for what is on its way.
+        at_once: Asked in long waits; raises where the run must end now.
+    """
     ref = parse_target(request.target)
     if ref.kind == "folder":
         if request.create_pr:
@@ -288,7 +296,7 @@ def open_target(request: Request, scratch: Path) -> Target:
     from hubconv.hub.target import HubTarget, TargetOptions
 
     options = TargetOptions(request.private, request.create_pr, request.allow_public, request.tag)
-    return HubTarget(open_client(__version__), ref.name, options, scratch)
+    return HubTarget(open_client(__version__), ref.name, options, scratch, at_once)
 
 
 def versions() -> dict[str, str]:

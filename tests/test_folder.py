@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from profiles.walks import bench_of, copy_of, make, publish, result, source_folder, staged
 
-from hubconv import folder as folder_module
 from hubconv.ends import MANIFEST
 from hubconv.errors import NotAllowedError, ResourceError, SourceError
 from hubconv.folder import FolderSource, FolderTarget
+from hubconv.folder import staging as staging_module
 
 TESTS = Path(__file__).parent
 
@@ -112,14 +112,14 @@ def test_taking_back_leaves_what_other_people_put_there(tmp_path):
 
 def test_a_publish_killed_after_its_manifest_is_complete(tmp_path):
     walk = staged("llama_bf16_tied", tmp_path)
-    discard, folder_module.FolderStaging.discard = (
-        folder_module.FolderStaging.discard,
+    discard, staging_module.FolderStaging.discard = (
+        staging_module.FolderStaging.discard,
         lambda _: None,
     )
     try:
         publish(walk, tmp_path)
     finally:
-        folder_module.FolderStaging.discard = discard
+        staging_module.FolderStaging.discard = discard
 
     target = FolderTarget(tmp_path)
     target.check("")
@@ -183,13 +183,13 @@ def test_records_of_another_plan_are_ignored(tmp_path):
 
 def test_a_publish_shows_every_file_and_the_manifest_last(tmp_path, monkeypatch):
     moves = []
-    moved = folder_module.FolderStaging._move
+    moved = staging_module.FolderStaging._move
 
     def move(self, staged, path):
         moves.append(path)
         moved(self, staged, path)
 
-    monkeypatch.setattr(folder_module.FolderStaging, "_move", move)
+    monkeypatch.setattr(staging_module.FolderStaging, "_move", move)
     walk = staged("deepseek_v3", tmp_path)
     publish(walk, tmp_path)
 
@@ -244,7 +244,7 @@ def test_after_a_crash_of_the_machine_shards_are_hashed_before_they_are_trusted(
     assert len(walk.staging.records()) == len(walk.records)
     # ... and another does not, nor does a system that cannot tell.
     for anew in ("another", ""):
-        monkeypatch.setattr(folder_module, "machine_run", lambda anew=anew: anew)
+        monkeypatch.setattr(staging_module, "machine_run", lambda anew=anew: anew)
         found = FolderTarget(tmp_path).stage(walk.plan.plan_id).records()
         assert set(found) == {record.shard for record in walk.records[1:]}
         monkeypatch.undo()

@@ -27,11 +27,12 @@ from profiles.walks import (
 
 from hubconv.demo.miniature import Entry, write_checkpoint
 from hubconv.engines import Stop, run_units
-from hubconv.errors import IntegrityError
+from hubconv.errors import BrokenLineError, DamagedError, IntegrityError
 from hubconv.formats import stored
 from hubconv.formats.checkpoint import write_header
 from hubconv.progress import SilentProgress
 from hubconv.steps.schedule import Limits, window_rows
+from hubconv.work import unit as unit_of_work
 
 VARIANTS = [
     *(pytest.param(name, {}, id=name) for name in SERVED),
@@ -461,3 +462,46 @@ def test_a_header_garbled_on_the_way_to_the_plan_is_found_in_the_proven_shard(tm
 
     with pytest.raises(IntegrityError, match="not what its header said"):
         make(bench, garbled)
+
+
+# --- Made again -----------------------------------------------------------------------------------
+
+DAMAGED, BROKEN_LINE = DamagedError("damaged"), BrokenLineError("broken")
+
+
+@pytest.mark.parametrize(
+    ("failures", "ends"),
+    [
+        ([], None),
+        ([BROKEN_LINE, BROKEN_LINE], None),
+        ([DAMAGED, BROKEN_LINE], None),
+        ([BROKEN_LINE, DAMAGED], None),
+        ([DAMAGED, DAMAGED], DAMAGED),
+        ([DAMAGED, BROKEN_LINE, DAMAGED], DAMAGED),
+        ([BROKEN_LINE, BROKEN_LINE, BROKEN_LINE], BROKEN_LINE),
+    ],
+)
+def test_a_unit_is_made_again_three_times_at_most_and_counted_once(
+    tmp_path, monkeypatch, failures, ends
+):
+    counted, left, tries = [], list(failures), []
+    bench = replace(bench_of(source_folder(SERVED[0]), tmp_path), converted=counted.append)
+    once, first = unit_of_work._once, bench.plan.units[0]
+
+    def failing(bench, unit, converted):
+        made = once(bench, unit, converted)
+        tries.append(unit.shard)
+        if left:
+            raise left.pop(0)
+        return made
+
+    monkeypatch.setattr(unit_of_work, "_once", failing)
+    if ends is not None:
+        with pytest.raises(type(ends)):
+            unit_of_work.work(bench, first)
+        assert len(tries) == len(failures)
+        return
+    unit_of_work.work(bench, first)
+    assert len(tries) == len(failures) + 1
+    jobs = (*first.jobs, *first.tail)
+    assert sum(counted) == sum(tensor.nbytes for job in jobs for tensor in job.reads)

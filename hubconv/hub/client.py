@@ -65,6 +65,8 @@ class HubClient:
             try:
                 return function()
             except Exception as error:
+                if isinstance(error, HubconvError) and not is_passing(error):
+                    raise  # told already, by a call within
                 if not is_passing(error):
                     raise explain(error, what) from error
                 if attempt == TRIES:

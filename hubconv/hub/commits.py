@@ -10,6 +10,7 @@ from huggingface_hub import (
     CommitOperationDelete,
 )
 
+from hubconv.errors import ConflictError
 from hubconv.hub.client import HubClient
 
 TRAILER: Final = "hubconv-plan: "
@@ -19,6 +20,15 @@ STAGED: Final = "Stage "
 LOG_DEPTH: Final = 50
 
 Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
+
+
+def branch_gone(repo: str, branch: str) -> ConflictError:
+    """What is said where the staging branch of a run is no longer there."""
+    return ConflictError(
+        f"The staging branch {branch} of {repo} is gone: another run has published this plan or "
+        "removed the branch.",
+        "Run the same command again: it looks at what is published first.",
+    )
 
 
 class Commits:

@@ -5,36 +5,60 @@ tests/hub/test_compat.py fails loudly when a new version of huggingface_hub move
 
 import io
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from urllib.parse import quote
 
 import httpx2 as httpx
 from huggingface_hub import CommitOperationAdd, HfApi, get_session, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.lfs import (
+    LFS_HEADERS,
+    UploadInfo,
+    _get_completion_payload,
+    _get_sorted_parts_urls,
+    lfs_upload,
+    post_lfs_batch_info,
+)
 from huggingface_hub.utils._http import (
     default_client_factory,
+    fix_hf_endpoint_in_url,
     hf_raise_for_status,
+    http_backoff,
     parse_ratelimit_headers,
 )
-from huggingface_hub.utils._xet import XetFileData, refresh_xet_connection_info
+from huggingface_hub.utils._xet import (
+    XetFileData,
+    XetTokenType,
+    refresh_xet_connection_info,
+    xet_connection_info_refresh_url,
+    xet_headers_without_auth,
+)
 
 __all__ = [
     "NOT_FOUND",
     "XetFileData",
     "addition",
+    "ask_lfs",
+    "by_hash",
+    "complete_parts",
     "finished_upload",
     "get_session",
     "headers_of",
     "headers_towards",
     "hf_raise_for_status",
     "httpx",
+    "lfs_addition",
     "limit_waiting",
     "parse_ratelimit_headers",
+    "parts_of",
     "refresh_xet_connection_info",
-    "sha256_of",
+    "send_by_lfs",
     "speaks_xet",
     "status_of",
     "validate_card",
+    "xet_connection",
 ]
 
 NOT_FOUND: Final = 404
@@ -79,8 +103,7 @@ def speaks_xet(api: HfApi, repo: str, revision: str) -> bool:
 
     The client no longer asks: with hf_xet installed it always tries Xet for paths and bytes.
     """
-    url = f"{api.endpoint}/api/models/{repo}/xet-write-token/{revision.replace('/', '%2F')}"
-    response = get_session().get(url, headers=headers_of(api))
+    response = get_session().get(_xet_route(api, repo, revision), headers=headers_of(api))
     if response.status_code == NOT_FOUND:
         return False
     hf_raise_for_status(response)
@@ -103,9 +126,115 @@ def finished_upload(operation: CommitOperationAdd) -> None:
     operation.path_or_fileobj = b""
 
 
-def sha256_of(operation: CommitOperationAdd) -> str:
-    """The hash under which an operation was uploaded."""
-    return operation.upload_info.sha256.hex()
+# ── uploads ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _xet_route(api: HfApi, repo: str, revision: str) -> str:
+    return xet_connection_info_refresh_url(
+        token_type=XetTokenType.WRITE,
+        repo_id=repo,
+        repo_type="model",
+        revision=quote(revision, safe=""),
+        endpoint=api.endpoint,
+    )
+
+
+def xet_connection(api: HfApi, repo: str, revision: str) -> dict[str, Any]:
+    """What hf_xet must be told to upload: where, and with which token, renewed how."""
+    route, headers = _xet_route(api, repo, revision), headers_of(api)
+    # A file's data stand for nothing but the route here.
+    data = XetFileData(file_hash="", refresh_route=route)
+    connection = refresh_xet_connection_info(file_data=data, headers=headers)
+    return {
+        "endpoint": connection.endpoint,
+        "token": connection.access_token,
+        "token_expiry_unix_secs": connection.expiration_unix_epoch,
+        "token_refresh_url": route,
+        "token_refresh_headers": headers,
+        "custom_headers": xet_headers_without_auth(headers),
+    }
+
+
+def by_hash(path_in_repo: str, sha256: str, size: int) -> CommitOperationAdd:
+    """A file whose bytes the Hub has: it is committed by its hash, nothing is sent or asked."""
+    operation = CommitOperationAdd(path_in_repo, b"")
+    operation.upload_info = UploadInfo(size=size, sample=b"", sha256=bytes.fromhex(sha256))
+    operation._upload_mode = "lfs"
+    operation._should_ignore = False
+    operation._is_uploaded = True
+    return operation
+
+
+def lfs_addition(path_in_repo: str, file: Path, sha256: str) -> CommitOperationAdd:
+    """A file for LFS whose hash is known: the client does not read it to find out."""
+    operation = CommitOperationAdd(path_in_repo, file)
+    operation.upload_info.sha256 = bytes.fromhex(sha256)
+    return operation
+
+
+def ask_lfs(
+    api: HfApi, repo: str, revision: str, operation: CommitOperationAdd
+) -> Mapping[str, Any]:
+    """What an LFS server says of a file: how to send it, or by no `actions` that it is there.
+
+    Raises:
+        ValueError: It refuses the file.
+    """
+    answers, refusals, _ = post_lfs_batch_info(
+        [operation.upload_info],
+        token=None,  # it is in the headers
+        repo_type="model",
+        repo_id=repo,
+        revision=quote(revision, safe=""),
+        endpoint=api.endpoint,
+        headers=headers_of(api),
+    )
+    if refusals or len(answers) != 1:
+        raise ValueError(f"the LFS server refuses it: {[each.get('error') for each in refusals]}")
+    found: Mapping[str, Any] = answers[0]
+    return found
+
+
+def parts_of(
+    operation: CommitOperationAdd, answer: Mapping[str, Any]
+) -> tuple[list[str], int] | None:
+    """Links of the parts a server wants a file in, and their size; None where it takes it whole."""
+    header = answer["actions"]["upload"].get("header") or {}
+    if "chunk_size" not in header:
+        return None
+    size = int(header["chunk_size"])
+    return _get_sorted_parts_urls(header, operation.upload_info, size), size
+
+
+def complete_parts(
+    api: HfApi,
+    operation: CommitOperationAdd,
+    answer: Mapping[str, Any],
+    headers: Sequence[Mapping[str, str]],
+) -> None:
+    """Have the server put parts together, given what it answered for each, and verify."""
+    sha256 = operation.upload_info.sha256.hex()
+    actions = answer["actions"]
+    done = http_backoff(
+        "POST",
+        fix_hf_endpoint_in_url(actions["upload"]["href"], api.endpoint),
+        json=_get_completion_payload([dict(each) for each in headers], sha256),
+        headers=LFS_HEADERS,
+    )
+    hf_raise_for_status(done)
+    if "verify" in actions:
+        verified = http_backoff(
+            "POST",
+            fix_hf_endpoint_in_url(actions["verify"]["href"], api.endpoint),
+            headers=headers_of(api),
+            json={"oid": sha256, "size": operation.upload_info.size},
+        )
+        hf_raise_for_status(verified)
+
+
+def send_by_lfs(api: HfApi, operation: CommitOperationAdd, answer: Mapping[str, Any]) -> None:
+    """The client's own way to send a file: whole, or its parts one after the other."""
+    lfs_upload(operation, dict(answer), headers=headers_of(api), endpoint=api.endpoint)
 
 
 def status_of(error: BaseException) -> int:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,28 +20,26 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RevisionNotFoundError
 
 from hubconv.ends import JOURNAL, Published, Release, Sink, Source, StagedFile, UnitRecord
-from hubconv.errors import ConflictError, HubconvError, IntegrityError, TemporaryError
-from hubconv.files import FileSink
+from hubconv.errors import HubconvError, TemporaryError
 from hubconv.hub.client import (
     MOVED,
     TRIES,
     HubClient,
     explain,
-    is_engine_fault,
     is_passing,
     pause,
 )
-from hubconv.hub.commits import TRAILER, Commits
+from hubconv.hub.commits import TRAILER, Commits, branch_gone
 from hubconv.hub.compat import (
     NOT_FOUND,
     addition,
-    finished_upload,
-    sha256_of,
+    by_hash,
     speaks_xet,
     status_of,
 )
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.source import HubSource
+from hubconv.hub.uploading.uploads import Uploads
 
 GROUP_UNITS: Final = 20
 GROUP_SECONDS: Final = 600.0
@@ -62,23 +59,29 @@ def branch_of(plan_id: str) -> str:
     return f"{BRANCHES}{plan_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Uploaded:
-    """A shard whose bytes the Hub has, not yet part of any commit."""
-
-    operation: CommitOperationAdd
-    staged: StagedFile
-
-
 class HubStaging:
     """The journal of one plan on a target repository.
+
+    Args:
+        client: How to reach it.
+        repo: `org/name`.
+        plan_id: The plan.
+        work_dir: For what is on its way.
+        publisher: Makes the publish commit.
+        at_once: Asked in every wait for an upload; raises where the run must end now.
 
     Attributes:
         published: The publish of the plan, once there is one.
     """
 
     def __init__(
-        self, client: HubClient, repo: str, plan_id: str, work_dir: Path, publisher: Publisher
+        self,
+        client: HubClient,
+        repo: str,
+        plan_id: str,
+        work_dir: Path,
+        publisher: Publisher,
+        at_once: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._repo = repo
@@ -87,14 +90,25 @@ class HubStaging:
         self._work_dir = work_dir
         self._publisher = publisher
         self._commits = Commits(client, repo)
+        self._at_once = at_once
         self._lock = threading.Lock()
-        self._uploaded: dict[str, _Uploaded] = {}
+        self._committing = threading.Lock()
+        self._sent: dict[str, StagedFile] = {}
         self._pending: list[UnitRecord] = []
         self._last_commit = time.monotonic()
         self.published: Published | None = None
         self._open_branch()
         self._xet = client.call(
             f"Asking {repo} for upload", lambda: speaks_xet(client.api, repo, self._branch)
+        )
+        self._uploads = Uploads(
+            client,
+            repo,
+            self._branch,
+            work_dir,
+            xet=self._xet,
+            sent=self._note_sent,
+            at_once=at_once,
         )
 
     # ── journal ──────────────────────────────────────────────────────────────────────────────
@@ -128,73 +142,79 @@ class HubStaging:
         return HubSource(self._client, self._repo, self._branch, self._work_dir / "slots")
 
     def create(self, path: str) -> Sink:
-        """A sink that uploads the shard when it is finished."""
-        return _UploadSink(self, self._work_dir / "out" / path, path)
-
-    def upload(self, staged: StagedFile, file: Path) -> None:
-        """Bring a finished shard's bytes to the Hub; its local file may go afterwards.
+        """A sink that brings a shard to the Hub; see `uploading`.
 
         Raises:
-            IntegrityError: The bytes that left are not the bytes that were written.
+            HubconvError: An earlier shard could not be sent, or the run must end.
         """
+        return self._uploads.create(path)
 
-        def send() -> CommitOperationAdd:
-            operation = addition(staged.path, file, xet=self._xet)
-            try:
-                self._client.api.preupload_lfs_files(
-                    self._repo, [operation], revision=self._branch, free_memory=False
-                )
-            except RevisionNotFoundError as error:
-                raise self._gone() from error
-            except Exception as error:
-                if is_engine_fault(error):
-                    raise TemporaryError(f"hf_xet says: {error}") from error
-                raise
-            finally:
-                finished_upload(operation)
-            return operation
-
-        operation = self._client.call(f"Uploading {staged.path}", send)
-        if sha256_of(operation) != staged.sha256:
-            raise IntegrityError(
-                f"{staged.path} was written with sha256 {staged.sha256} and uploaded with "
-                f"{sha256_of(operation)}.",
-                "The local disk or memory is faulty; nothing was committed.",
-            )
-        with self._lock:
-            self._uploaded[staged.path] = _Uploaded(operation, staged)
+    def disk_bytes(self, largest_shard: int) -> int:
+        """What shards on their way need on this machine's disk."""
+        return self._uploads.disk_bytes(largest_shard)
 
     def add(self, record: UnitRecord) -> None:
-        """Note a finished unit; commits when a group is full or old."""
+        """Note a finished unit; commits when a group is full or old.
+
+        Raises:
+            HubconvError: An earlier shard could not be sent.
+        """
         with self._lock:
             self._pending.append(record)
-            full = len(self._pending) >= GROUP_UNITS
-            old = time.monotonic() - self._last_commit > GROUP_SECONDS
-            if full or old:
-                self._commit_group()
+        self._commit_if_due()
+        self._uploads.raise_failure()
 
     def flush(self) -> None:
-        """Commit what is pending."""
-        with self._lock:
-            self._commit_group()
+        """Wait for what is on its way, commit what the Hub has.
 
-    def _commit_group(self) -> None:
-        if not self._pending:
+        Raises:
+            HubconvError: A shard could not be sent; the others are committed.
+        """
+        self._uploads.settle()
+        with self._committing:
+            self._commit(self._ready())
+        self._uploads.raise_failure()
+        if self._pending:
+            self._at_once()
+
+    def _note_sent(self, staged: StagedFile) -> None:
+        with self._lock:
+            self._sent[staged.path] = staged
+        self._commit_if_due()
+
+    def _ready(self) -> list[UnitRecord]:
+        """Noted units whose bytes the Hub has: no other may be committed."""
+        with self._lock:
+            return [record for record in self._pending if record.shard in self._sent]
+
+    def _due(self) -> list[UnitRecord]:
+        ready = self._ready()
+        old = time.monotonic() - self._last_commit > GROUP_SECONDS
+        return ready if old or len(ready) >= GROUP_UNITS else []
+
+    def _commit_if_due(self) -> None:
+        if self._due():
+            with self._committing:
+                self._commit(self._due())
+
+    def _commit(self, records: Sequence[UnitRecord]) -> None:
+        if not records:
             return
         operations: list[CommitOperationAdd] = [self._note()]
-        for record in self._pending:
+        for record in records:
+            staged = self._sent[record.shard]
             path = f"{JOURNAL}/{self._plan_id}/units/{record.shard}.json"
             operations += [
-                self._uploaded[record.shard].operation,
+                by_hash(staged.path, staged.sha256, staged.size),
                 CommitOperationAdd(path, record.to_json().encode()),
             ]
-        count = len(self._pending)
-        last = self._pending[-1]
+        count = len(records)
         message = f"Stage {count} shard{'s' if count > 1 else ''}\n\n{TRAILER}{self._plan_id}"
-        self._commit_on_staging(operations, message, lambda: self._shows(last))
-        for record in self._pending:
-            del self._uploaded[record.shard]
-        self._pending.clear()
+        self._commit_on_staging(operations, message, lambda: self._shows(records[-1]))
+        with self._lock:
+            for record in records:
+                del self._sent[record.shard]
+                self._pending.remove(record)
         self._last_commit = time.monotonic()
 
     def begin(self) -> None:
@@ -237,25 +257,14 @@ class HubStaging:
         return noted and entry is not None and entry.sha256 == record.sha256
 
     def _explain(self, error: Exception, what: str) -> HubconvError:
-        if isinstance(error, RevisionNotFoundError):
-            return self._gone()
+        if RevisionNotFoundError in {type(error), type(error.__cause__)}:
+            return branch_gone(self._repo, self._branch)
         if isinstance(error, BadRequestError):
             return TemporaryError(
                 f"{what}: the Hub has lost shards that were uploaded to it ({error}).",
                 "Run the same command again: they are made anew, and none that is committed.",
             )
         return explain(error, what)
-
-    def _gone(self) -> ConflictError:
-        return ConflictError(
-            f"The staging branch {self._branch} of {self._repo} is gone: another run has published "
-            "this plan or removed the branch.",
-            "Run the same command again: it looks at what is published first.",
-        )
-
-    def disk_bytes(self, largest_shard: int) -> int:
-        """One shard being written and one being uploaded."""
-        return 2 * largest_shard
 
     def view(self) -> Source:
         """The staging branch, for reading back."""
@@ -294,21 +303,3 @@ class HubStaging:
 
         self._client.call(f"Deleting {self._branch} of {self._repo}", delete)
         shutil.rmtree(self._work_dir, ignore_errors=True)
-
-
-class _UploadSink(FileSink):
-    """A local file that is uploaded as soon as it is complete, and then removed."""
-
-    def __init__(self, staging: HubStaging, path: Path, name: str) -> None:
-        super().__init__(path, name)
-        self._staging = staging
-        self._final = path
-
-    def finish(self) -> StagedFile:
-        """Complete the file, upload it, free the disk."""
-        staged = super().finish()
-        try:
-            self._staging.upload(staged, self._final)
-        finally:
-            self._final.unlink(missing_ok=True)
-        return staged

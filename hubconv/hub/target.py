@@ -1,7 +1,7 @@
 """A Hub repository as target: rights and privacy first, then the staging branch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,22 @@ class HubTarget:
         repo: `org/name`.
         options: How it is made and published to.
         work_dir: Folder for output shards on their way.
+        at_once: Asked while an upload is waited for; raises where the run must end now.
     """
 
     def __init__(
-        self, client: HubClient, repo: str, options: TargetOptions, work_dir: Path
+        self,
+        client: HubClient,
+        repo: str,
+        options: TargetOptions,
+        work_dir: Path,
+        at_once: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._repo = repo
         self._options = options
         self._work_dir = work_dir
+        self._at_once = at_once
         self._make_private = bool(options.private)
         self._there = False
         self._seen: Source | None = None
@@ -180,7 +187,9 @@ class HubTarget:
             self._there = True
         make_public = self._begins_public(plan_id, new=new)
         publisher = self._publisher(make_public=make_public, base=self._main().commit)
-        staging = HubStaging(self._client, self._repo, plan_id, self._work_dir, publisher)
+        staging = HubStaging(
+            self._client, self._repo, plan_id, self._work_dir, publisher, self._at_once
+        )
         if new and make_public:
             staging.begin()
         return staging

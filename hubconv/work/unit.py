@@ -4,6 +4,7 @@ It is stateless and idempotent: the same plan and the same source give the same 
 machine and any device.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hubconv.ends import Source, StagedFile, Staging, TensorQuality, UnitRecord
-from hubconv.errors import DamagedError, IntegrityError
+from hubconv.errors import BrokenLineError, DamagedError, IntegrityError
 from hubconv.kernels import Kernel
 from hubconv.steps.inventory import check_headers
 from hubconv.steps.plan import Plan
@@ -20,8 +21,13 @@ from hubconv.steps.shards import Unit
 from hubconv.work.reading import Reader
 from hubconv.work.writing import Writer
 
-ATTEMPTS: Final = 2
+ATTEMPTS: Final = 3
+"""A shard whose bytes are lost on their way to the Hub is made again twice."""
+
+DAMAGED_ATTEMPTS: Final = 2
 """A shard that arrives damaged is fetched again once; then both hashes are shown."""
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,7 @@ def work(bench: Bench, unit: Unit) -> UnitRecord:
     Raises:
         IntegrityError: NaN or infinity in a weight, too many flushed blocks, a recode that is not
             exact, or a source shard whose content is not what the source says, twice.
+        BrokenLineError: What was written was lost, three times.
     """
     started = time.monotonic()
     staged, qualities = _tried(bench, unit)
@@ -75,13 +82,16 @@ def work(bench: Bench, unit: Unit) -> UnitRecord:
 
 
 def _tried(bench: Bench, unit: Unit) -> tuple[StagedFile, list[TensorQuality]]:
+    damaged = 0
     for attempt in range(1, ATTEMPTS + 1):
         done = _Count(bench.converted)
         try:
             return _once(bench, unit, done)
-        except DamagedError:
-            if attempt == ATTEMPTS:
+        except (DamagedError, BrokenLineError) as error:
+            damaged += isinstance(error, DamagedError)
+            if attempt == ATTEMPTS or damaged == DAMAGED_ATTEMPTS:
                 raise
+            _LOG.warning("%s is made again: %s", unit.shard, error)
             done(-done.total)
     raise DamagedError(f"{unit.shard} was not tried.")
 

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -170,3 +171,63 @@ def test_what_was_finished_before_the_time_limit_is_staged(lfs_studio, monkeypat
             studio.convert(studio.source(V4), target, time_limit_s=600)
     assert stopped.value.exit_code == 10
     assert studio.convert(studio.source(V4), target).units_found == 1
+
+
+# --- Uploads on their way -------------------------------------------------------------------------
+
+
+def children(studio):
+    """Processes of uploads that belong to runs of this studio."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes()
+            mine = str(studio.folder).encode() in (place / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"hubconv.hub.uploading" in words and mine:
+            found.append(int(place.name))
+    return found
+
+
+STALLED = {"xet": {"method": "POST", "path": "/v1/xorbs/"}, "lfs": {"method": "PUT", "path": ""}}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_does_not_wait_for_a_stalled_upload(studio, number):
+    source, target = studio.source(V4), studio.name()
+    rule = studio.hub.faults.hang(**STALLED[studio.mode], seconds=60, times=None)
+    with studio.start(source, target, *QUICK) as process:
+        wait_until(lambda: studio.hub.faults.struck(rule), process)
+        started = time.monotonic()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 128 + number, out + err
+    assert children(studio) == []
+    studio.hub.faults.clear()
+    assert studio.convert(studio.source(V4), target).status == "published"
+
+
+def test_children_die_with_a_killed_run(xet_studio):
+    studio, source, target = xet_studio, xet_studio.source(V4), xet_studio.name()
+    rule = studio.hub.faults.hang(**STALLED["xet"], seconds=60, times=None)
+    with studio.start(source, target, *QUICK) as process:
+        wait_until(lambda: studio.hub.faults.struck(rule), process)
+        assert children(studio) != []
+        process.kill()
+        process.communicate(timeout=30)
+    end = time.monotonic() + 5
+    while children(studio) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert children(studio) == []
+
+
+def test_a_run_killed_between_upload_and_commit_makes_the_shard_again(studio):
+    target = studio.name()
+    rule = {"method": "POST", "path": f"{target}/commit/hubconv%2F", "skip": 1}
+    killed_at(studio, target, rule, group=1)
+    assert main_holds(studio, target) == (0, False)
+    done = studio.convert(studio.source(V4), target)
+    assert (done.units_found, done.units_made) == (0, SHARDS)
+    assert main_holds(studio, target) == (SHARDS, True)

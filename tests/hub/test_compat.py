@@ -83,7 +83,7 @@ def test_an_operation_knows_the_hash_it_was_uploaded_under(studio, tmp_path):
     compat.finished_upload(operation)
     file.unlink()
     wanted = hashlib.sha256(b"x" * 100_000).hexdigest()
-    assert compat.sha256_of(operation) == wanted
+    assert operation.upload_info.sha256.hex() == wanted
     studio.api.create_commit(repo, [operation], commit_message="by hash alone")
     assert studio.tree(repo)["x.safetensors"] == wanted
 
@@ -138,3 +138,89 @@ def test_hf_transfer_downloads_with_these_words():
         "headers",
         "callback",
     } <= set(parameters(hf_transfer.download))
+
+
+# --- Uploads --------------------------------------------------------------------------------------
+
+
+def test_a_file_is_committed_by_its_hash_with_these_names():
+    operation = compat.by_hash("x.safetensors", "ab" * 32, 7)
+    fresh = CommitOperationAdd("y", b"")
+    for name, value in {
+        "_upload_mode": "lfs",
+        "_should_ignore": False,
+        "_is_uploaded": True,
+    }.items():
+        assert hasattr(fresh, name), f"CommitOperationAdd has lost {name}"
+        assert getattr(operation, name) == value
+    assert (operation.upload_info.sha256.hex(), operation.upload_info.size) == ("ab" * 32, 7)
+    assert {"size", "sample", "sha256"} <= set(parameters(compat.UploadInfo))
+
+
+def test_a_file_with_a_known_hash_is_not_read_for_it(tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"x" * 100)
+    operation = compat.lfs_addition("x.safetensors", file, "cd" * 32)
+    assert operation.upload_info.is_hashed
+    assert (operation.upload_info.sha256.hex(), operation.upload_info.size) == ("cd" * 32, 100)
+
+
+def test_lfs_uploads_are_asked_for_and_sent_with_these_words():
+    assert {"token", "repo_type", "repo_id", "revision", "endpoint", "headers"} <= set(
+        parameters(compat.post_lfs_batch_info)
+    )
+    assert parameters(compat.lfs_upload) == [
+        "operation", "lfs_batch_action", "token", "headers", "endpoint",
+    ]  # fmt: skip
+    assert parameters(compat._get_sorted_parts_urls) == ["header", "upload_info", "chunk_size"]
+    payload = compat._get_completion_payload([{"etag": '"a"'}, {"etag": '"b"'}], "ef" * 32)
+    assert payload == {
+        "oid": "ef" * 32,
+        "parts": [{"partNumber": 1, "etag": '"a"'}, {"partNumber": 2, "etag": '"b"'}],
+    }
+
+
+def test_parts_come_in_their_order_and_all_of_them(tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"x" * 25)
+    operation = compat.lfs_addition("x.safetensors", file, "cd" * 32)
+    header = {"chunk_size": "10", "2": "two", "10": "never", "1": "one", "3": "three"}
+    with pytest.raises(ValueError, match="Invalid server response"):
+        compat.parts_of(operation, {"actions": {"upload": {"header": header}}})
+    del header["10"]
+    found = compat.parts_of(operation, {"actions": {"upload": {"header": header}}})
+    assert found == (["one", "two", "three"], 10)
+    assert compat.parts_of(operation, {"actions": {"upload": {"href": "x"}}}) is None
+
+
+def test_hf_transfer_uploads_with_these_words():
+    import hf_transfer
+
+    assert {
+        "file_path", "parts_urls", "chunk_size", "max_files", "parallel_failures", "max_retries",
+        "callback",
+    } <= set(parameters(hf_transfer.multipart_upload))  # fmt: skip
+
+
+def test_hf_xet_streams_uploads_with_these_words(xet_studio):
+    import hf_xet
+
+    from hubconv.hub.uploading.xet_child import XET_CONFIG
+
+    hf_xet.XetConfig().with_config(XET_CONFIG)
+    for kind, names in {
+        hf_xet.XetSession: ["new_upload_commit"],
+        hf_xet.XetUploadCommit: ["start_upload_stream", "start_upload_file", "wait_to_finish"],
+        hf_xet.XetStreamUpload: ["write", "finish"],
+        hf_xet.XetFileUpload: ["result"],
+        hf_xet.XetFileMetadata: ["xet_info"],
+        hf_xet.XetCommitReport: ["dedup_metrics"],
+        hf_xet.GroupProgressReport: ["total_bytes_completed", "total_transfer_bytes_completed"],
+        hf_xet.DeduplicationMetrics: ["total_bytes_uploaded", "deduped_bytes"],
+    }.items():
+        for name in names:
+            assert hasattr(kind, name), f"{kind.__name__} has lost {name}"
+    connection = compat.xet_connection(xet_studio.api, xet_studio.source(), "main")
+    assert set(connection) <= set(parameters(hf_xet.XetSession.new_upload_commit))
+    assert "authorization" in connection["token_refresh_headers"]
+    assert "authorization" not in connection["custom_headers"]

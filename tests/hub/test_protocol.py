@@ -167,15 +167,15 @@ def test_a_shard_that_the_hub_lost_before_its_commit_is_made_again(lfs_studio, m
     from hubconv.hub.staging import HubStaging
 
     studio, target = lfs_studio, lfs_studio.name()
-    add, lost = HubStaging.add, []
+    commit, lost = HubStaging._commit, []
 
-    def forgetful(self, record):
-        if not lost:
-            lost.append(record.shard)
-            studio.hub.forget_large_file(target, record.sha256)
-        add(self, record)
+    def forgetful(self, records):
+        if records and not lost:
+            lost.append(records[0].shard)
+            studio.hub.forget_large_file(target, records[0].sha256)
+        commit(self, records)
 
-    monkeypatch.setattr(HubStaging, "add", forgetful)
+    monkeypatch.setattr(HubStaging, "_commit", forgetful)
     with pytest.raises(TemporaryError, match="lost"):
         studio.convert(studio.source(BF16), target)
     assert studio.convert(studio.source(BF16), target).status == "published"

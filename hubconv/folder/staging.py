@@ -1,186 +1,26 @@
-"""Folders as source and target.
-
-A target folder is published like a Hub repository: finished shards wait in `.hubconv/<plan id>`,
-every file gets its name by an atomic rename, and the manifest comes last.
-"""
+"""The journal and the workbench of one plan, inside the folder that receives it."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from hubconv.ends import (
-    CARD,
-    JOURNAL,
-    MANIFEST,
-    ByteRange,
-    FileEntry,
-    Published,
-    Release,
-    ShardBytes,
-    Sink,
-    Source,
-    UnitRecord,
-)
-from hubconv.errors import NotAllowedError, SourceError
-from hubconv.files import FileSink, PositionedFile, disk_error, machine_run, sha256_of, sync
+from hubconv.ends import CARD, JOURNAL, MANIFEST, Published, Release, Sink, Source, UnitRecord
+from hubconv.files import FileSink, disk_error, machine_run, sha256_of, sync
+from hubconv.folder.source import FolderSource
 from hubconv.formats.checkpoint import INDEX_NAME
-from hubconv.manifest import read_manifest
 
-_PUBLISHING: Final = "publishing.json"
+PUBLISHING: Final = "publishing.json"
+"""Lists what a publish is about to put in its place."""
+
 _MACHINE: Final = "machine"
 """On which run of which machine the shards of a journal were written."""
 
 _DISK_THREADS: Final = 8
-
-
-class FolderSource:
-    """A checkpoint in a folder.
-
-    Args:
-        folder: Where it lies.
-
-    Raises:
-        SourceError: There is no such folder.
-    """
-
-    commit = ""
-    restricted = ""
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise SourceError(f"{folder} is not a folder.", "Check the path.")
-        self._folder = folder
-        self._files = {entry.path: entry for entry in _walk(folder)}
-
-    @property
-    def ref(self) -> str:
-        """The folder's absolute path."""
-        return str(self._folder.resolve())
-
-    def files(self) -> Mapping[str, FileEntry]:
-        """Files by path, linked ones too; hidden files and folders are not among them."""
-        return self._files
-
-    def read(self, path: str, begin: int, end: int) -> bytes:
-        """Bytes [begin, end) of a file."""
-        with self.open(path) as shard:
-            return bytes(shard.read(begin, end))
-
-    @contextmanager
-    def open(
-        self, path: str, reads: Sequence[ByteRange] = (), *, whole: bool = True
-    ) -> Iterator[ShardBytes]:
-        """A shard for reading; a folder names no hashes, so only its size is checked.
-
-        Args:
-            path: The shard.
-            reads: Not needed: the system fetches ahead.
-            whole: Not needed either.
-
-        Raises:
-            SourceError: It cannot be read, or is not what it was when the folder was listed.
-        """
-        del reads, whole
-        entry = self._files.get(path)
-        try:
-            shard = PositionedFile(self._folder / path)
-        except OSError as error:
-            raise SourceError(
-                f"{path} in {self._folder} cannot be read: {error.strerror or error}."
-            ) from error
-        with shard:
-            if entry is None or (self._folder / path).stat().st_size != entry.size:
-                raise SourceError(
-                    f"{path} in {self._folder} changed its size while it was read.",
-                    "Wait until the folder is complete, then run the same command again.",
-                )
-            yield shard
-
-    def allow_disk(self, nbytes: int) -> None:
-        """Reading a folder takes none."""
-
-
-def _walk(folder: Path) -> Iterator[FileEntry]:
-    root = folder.resolve()
-    for current, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(current) / name
-            # A shard may be a link into a download cache; a link to a device or a loop is nothing.
-            if name.startswith(".") or not path.is_file():
-                continue
-            status = path.stat()
-            yield FileEntry(
-                path.relative_to(root).as_posix(),
-                status.st_size,
-                stamp=str(status.st_mtime_ns),
-            )
-
-
-class FolderTarget:
-    """A folder that receives the result."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    @property
-    def ref(self) -> str:
-        """The folder's absolute path."""
-        return str(self._folder.resolve())
-
-    def manifest(self) -> Mapping[str, Any] | None:
-        """hubconv.json of the folder; None where there is none."""
-        return read_manifest(self.view()) if self._folder.is_dir() else None
-
-    def files(self) -> Mapping[str, FileEntry]:
-        """What the folder holds, the journal apart."""
-        return FolderSource(self._folder).files() if self._folder.is_dir() else {}
-
-    def check(self, restricted: str) -> None:
-        """Refuse a folder that cannot be written; take back what a killed publish left in it.
-
-        Raises:
-            NotAllowedError: No right to write there.
-        """
-        there = self._folder
-        while not there.exists():
-            there = there.parent
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise NotAllowedError(f"{there} cannot be written to.", "Choose another target.")
-        plan_id = (self.manifest() or {}).get("plan_id")
-        for journal in sorted(self._folder.glob(f"{JOURNAL}/*/{_PUBLISHING}")):
-            if journal.parent.name != plan_id:
-                FolderStaging(self._folder, journal.parent.name).take_back()
-
-    def check_card(self, card: str) -> None:
-        """A folder takes any card."""
-
-    def stage(self, plan_id: str) -> "FolderStaging":
-        """Open the journal of a plan in the folder, and sweep what a killed run left half done."""
-        return FolderStaging(self._folder, plan_id)
-
-    def tidy(self, plan_id: str) -> None:
-        """Remove the journal of a run killed after its publish."""
-        if (self._folder / JOURNAL / plan_id).is_dir():
-            FolderStaging(self._folder, plan_id).discard()
-
-    def published(self, plan_id: str) -> Published | None:
-        """The folder, if the manifest in it is that of this plan."""
-        manifest = self.manifest()
-        if manifest is None or manifest.get("plan_id") != plan_id:
-            return None
-        return Published(self.ref, "", str(self._folder))
-
-    def view(self, revision: str = "") -> Source:
-        """The folder as a source; it has no revisions."""
-        del revision
-        return FolderSource(self._folder)
 
 
 class FolderStaging:
@@ -239,7 +79,7 @@ class FolderStaging:
         Without this the folder would hold files that no manifest explains, as foreign ones do.
         """
         try:
-            listed = json.loads((self._bench / _PUBLISHING).read_bytes())
+            listed = json.loads((self._bench / PUBLISHING).read_bytes())
             for shard, size, digest in listed["shards"]:
                 self._bring_back(shard, size, digest)
             for path, digest in listed["files"].items():
@@ -250,7 +90,7 @@ class FolderStaging:
             return  # no list of ours: nothing is known, nothing is touched
         except OSError as error:
             raise disk_error(error, self._folder) from error
-        (self._bench / _PUBLISHING).unlink(missing_ok=True)
+        (self._bench / PUBLISHING).unlink(missing_ok=True)
 
     def _bring_back(self, shard: str, size: int, digest: str) -> None:
         """After a kill in mid-publish: a shard at its final place goes back to the bench.
@@ -291,7 +131,7 @@ class FolderStaging:
         """Move everything to its place: shards, small files, index; the manifest last."""
         last = [INDEX_NAME, "config.json", CARD, MANIFEST]
         self._bring_to_disk(release)
-        self._write(self._bench / _PUBLISHING, _publishing(release))
+        self._write(self._bench / PUBLISHING, _publishing(release))
         try:
             for record in release.shards:
                 staged = self._shards / record.shard
