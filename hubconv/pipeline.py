@@ -128,11 +128,14 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
     Raises:
         HubconvError: With its exit code; what is finished stays in the target's journal.
     """
+    from hubconv.kernels import prepare
+
     told = progress or SilentProgress()
     started = time.monotonic()
     stop = Stop(request.time_limit_s)
     with stop.listening(), Scratch(request.work_dir) as scratch, caches_in(scratch):
         refuse_same(request.source, request.target)
+        prepare(request.device)
         told.phase("Reading headers")
         source = open_source(request.source, request.revision, scratch)
         if source.commit:  # a renamed repository answers under its old name
@@ -167,9 +170,8 @@ class _Run:
 
     def walk(self) -> Outcome:
         """Units, verification, publish, comparison."""
-        from hubconv.kernels import devices, start
+        from hubconv.kernels import start
 
-        devices.named(self.request.device)  # a missing device must not cost a download
         staging = self.target.stage(self.plan.plan_id)
         found = self._found(staging)
         missing = [unit for unit in self.plan.units if unit.shard not in found]

@@ -5,6 +5,8 @@ out, so that whoever calls does not see where the work was done.
 """
 
 import logging
+import threading
+from contextlib import suppress
 from typing import Final, Protocol
 
 import numpy as np
@@ -105,3 +107,26 @@ def start(device: str, workers: int, weight_bytes: int) -> Kernel:
     from hubconv.kernels.waking import WakingKernel
 
     return WakingKernel(lambda: choose("cpu", workers), lambda: choose(device, workers))
+
+
+def prepare(device: str) -> None:
+    """Begin to load what every kernel needs, while headers are read.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ResourceError: The device does not exist here.
+        UsageError: Not a device name.
+    """
+    devices.named(device)  # a missing device must not cost a download
+    # Not a daemon: the interpreter must not end in the middle of an import. What fails here fails
+    # again, and is told, where the kernel is wanted.
+    threading.Thread(target=_load, name="prepare").start()
+
+
+def _load() -> None:
+    with suppress(ImportError, OSError):
+        from hubconv.kernels.cpu import CpuKernel
+
+        CpuKernel()

@@ -207,11 +207,12 @@ def decoded_findings(
         The weights that were looked at, and what was wrong with them.
     """
     chosen = _choose(plan, sample.tensors)
-    found = [
-        finding
-        for job in chosen
-        for finding in _decoded(job, plan, tensors, view, source, recorded.get(job.module))
-    ]
+
+    def look(job: Job) -> list[Finding]:
+        return list(_decoded(job, plan, tensors, view, source, recorded.get(job.module)))
+
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:  # a Hub answers a read after a while
+        found = [finding for findings in pool.map(look, chosen) for finding in findings]
     return chosen, found
 
 
