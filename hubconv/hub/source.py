@@ -21,6 +21,7 @@ from hubconv.hub.fetching.requests import opened
 from hubconv.hub.fetching.shards import HeldShard, RangedShard, StreamedShard
 from hubconv.hub.fetching.slots import Slots, SlotShard
 from hubconv.hub.fetching.supply import HF_TRANSFER, TRIES_EACH, Supply
+from hubconv.hub.fetching.turn import Turn
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class HubSource:
         self._place = place
         self._budget = budget
         self._slots = Slots(place, budget.disk_bytes)
+        self._turn = Turn()
         self._doubts: dict[str, int] = {}
         self._links: dict[str, tuple[float, HfFileMetadata]] = {}
         self._files = client.call(f"Listing {repo}", self._list)
@@ -247,9 +249,15 @@ class HubSource:
                 if slot is not None:
                     yield slot
                     return
-        # A measuring pass runs beside the stream of its unit's own shard.
-        memory = self._budget.memory_bytes if whole else self._budget.memory_bytes // 2
-        with StreamedShard(supply, wanted, memory, whole=whole) as stream:
+        memory = self._budget.memory_bytes
+        if not whole:  # a measuring pass runs beside the stream of its unit's own shard
+            with StreamedShard(supply, wanted, memory // 2, whole=False) as stream:
+                yield stream
+            return
+        with (
+            self._turn.taken() as let_go,
+            StreamedShard(supply, wanted, memory, let_go, whole=True) as stream,
+        ):
             yield stream
 
 

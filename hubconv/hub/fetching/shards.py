@@ -85,12 +85,12 @@ class _Lane:
 
     def __init__(
         self, supply: Supply, spans: Sequence[Span], room: int, proof: FileProof | None = None,
-        *, hashed: bool = False,
+        near_end: Callable[[], None] = lambda: None, *, hashed: bool = False,
     ) -> None:  # fmt: skip
         self._spans, self._proof, self._hashed = spans, proof, hashed
         self._digests: dict[int, hashlib._Hash] = {}
         self.kept = [index for index, span in enumerate(spans) if span.kept]
-        self.line = Line(supply, spans, room, self._pass)
+        self.line = Line(supply, spans, room, self._pass, near_end)
 
     def _pass(self, span: int, begin: int, piece: memoryview) -> None:
         if self._proof is not None:
@@ -116,12 +116,19 @@ class StreamedShard:
         reads: What will be read, in order; none is empty, all are inside the file.
         memory: Bytes held at most.
         whole: It will be proven; else the ranges alone are fetched.
+        near_end: Called once, when the line is about to be free for another shard.
     """
 
     any_order = False
 
     def __init__(
-        self, supply: Supply, reads: Sequence[ByteRange], memory: int, *, whole: bool
+        self,
+        supply: Supply,
+        reads: Sequence[ByteRange],
+        memory: int,
+        near_end: Callable[[], None] = lambda: None,
+        *,
+        whole: bool,
     ) -> None:
         self._supply, self._entry, self._reads = supply, supply.entry, reads
         # Half of the stream's share for what must wait its turn, half to run ahead.
@@ -140,7 +147,7 @@ class StreamedShard:
         self.brought = 0
         if whole:
             room = share if self._course.apart else memory
-            self._lanes[False] = _Lane(supply, self._spans(), room, self._proof)
+            self._lanes[False] = _Lane(supply, self._spans(), room, self._proof, near_end)
         if self._course.apart:
             spans = [Span(begin, end) for begin, end in self._course.apart]
             room = memory // APART_SHARE if whole else memory

@@ -1,0 +1,63 @@
+"""The line goes from shard to shard, and nobody waits for himself."""
+
+import threading
+
+import pytest
+
+from hubconv.hub.fetching.turn import Turn
+
+
+class Worker(threading.Thread):
+    """Takes the turn, says so, and keeps it until it is told to go on."""
+
+    def __init__(self, turn):
+        super().__init__(daemon=True)
+        self.turn, self.has_it, self.go_on = turn, threading.Event(), threading.Event()
+        self.start()
+
+    def run(self):
+        with self.turn.taken():
+            self.has_it.set()
+            self.go_on.wait(10)
+
+
+def test_one_at_a_time():
+    turn = Turn()
+    with turn.taken():
+        other = Worker(turn)
+        assert not other.has_it.wait(0.2)
+    assert other.has_it.wait(5)
+    other.go_on.set()
+
+
+def test_letting_go_early_is_enough_and_the_end_of_the_block_takes_nothing_from_the_next():
+    turn = Turn()
+    with turn.taken() as let_go:
+        first = Worker(turn)
+        threading.Thread(target=let_go).start()  # the line's own thread lets go
+        assert first.has_it.wait(5)
+    second = Worker(turn)
+    assert not second.has_it.wait(0.2)
+    first.go_on.set()
+    assert second.has_it.wait(5)
+    second.go_on.set()
+
+
+def test_a_unit_may_open_several_shards():
+    turn = Turn()
+    with turn.taken() as let_go, turn.taken():
+        let_go()
+        let_go()
+        other = Worker(turn)
+        assert not other.has_it.wait(0.2)
+    assert other.has_it.wait(5)
+    other.go_on.set()
+
+
+def test_a_failure_gives_it_on():
+    turn = Turn()
+    with pytest.raises(ValueError, match="lost"), turn.taken():
+        raise ValueError("lost")
+    other = Worker(turn)
+    assert other.has_it.wait(5)
+    other.go_on.set()
