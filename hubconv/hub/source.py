@@ -84,8 +84,8 @@ class HubSource:
         self._restricted = "private" if info.private else "gated" if info.gated else ""
         self._place = place
         self._budget = budget
-        self._slots = Slots(place, budget.disk_bytes)
         self._turn = Turn()
+        self._slots = Slots(place, budget.disk_bytes, self._turn)
         self._doubts: dict[str, int] = {}
         self._links: dict[str, tuple[float, HfFileMetadata]] = {}
         self._files = client.call(f"Listing {repo}", self._list)
@@ -255,8 +255,8 @@ class HubSource:
                 yield stream
             return
         with (
-            self._turn.taken() as let_go,
-            StreamedShard(supply, wanted, memory, let_go, whole=True) as stream,
+            self._turn.taken() as told,
+            StreamedShard(supply, wanted, memory, told, whole=True) as stream,
         ):
             yield stream
 
