@@ -25,7 +25,7 @@ WIDE: Final = 4
 """Transfers that a fast line carries at a time."""
 
 
-NEAR_END_S: Final = 1.5
+NEAR_END_S: Final = 2.5
 NEAR_END_BYTES: Final = 16 * 1024 * 1024
 """The next transfer may start when the one before it has so long, or so much, to go: a process has
 to start, a link to be asked for."""
