@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from hubconv.ends import Published, Source, Staging, Target, UnitRecord
 from hubconv.engines import Stop, run_units
@@ -36,6 +36,9 @@ from hubconv.steps.shards import Unit
 from hubconv.steps.verify import Sample, verify_staged, verify_tree
 from hubconv.version import __version__
 from hubconv.work import Bench
+
+if TYPE_CHECKING:
+    from hubconv.kernels.starting import Starting
 
 HUB_WORKERS: Final = 2
 HELD_BYTES: Final = 768 * 1024 * 1024
@@ -128,14 +131,14 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
     Raises:
         HubconvError: With its exit code; what is finished stays in the target's journal.
     """
-    from hubconv.kernels import prepare
+    from hubconv.kernels.starting import Starting
 
     told = progress or SilentProgress()
     started = time.monotonic()
     stop = Stop(request.time_limit_s)
     with stop.listening(), Scratch(request.work_dir) as scratch, caches_in(scratch):
         refuse_same(request.source, request.target)
-        prepare(request.device)
+        kernel = Starting(request.device)
         told.phase("Reading headers")
         source = open_source(request.source, request.revision, scratch)
         if source.commit:  # a renamed repository answers under its old name
@@ -152,7 +155,7 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
         _refuse_foreign(target, planned, replace=request.replace)
         telling = Telling(request.command, request.template, 0.0, versions())
         target.check_card(preview_card(planned, source, target, telling))
-        return _Run(request, planned, source, target, scratch, told, stop, started).walk()
+        return _Run(request, planned, source, target, scratch, told, stop, started, kernel).walk()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,16 +170,15 @@ class _Run:
     progress: Progress
     stop: Stop
     started: float
+    starting: "Starting"
 
     def walk(self) -> Outcome:
         """Units, verification, publish, comparison."""
-        from hubconv.kernels import start
-
         staging = self.target.stage(self.plan.plan_id)
         found = self._found(staging)
         missing = [unit for unit in self.plan.units if unit.shard not in found]
         workers = self._workers(missing)
-        kernel = start(self.request.device, workers, sum(unit.nbytes for unit in missing))
+        kernel = self.starting.kernel(workers, sum(unit.nbytes for unit in missing))
         self._check_disk(staging, missing)
         self.progress.plan(
             len(self.plan.units), self.plan.source_bytes, len(found), self._read_for(found)
