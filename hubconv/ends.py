@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from hubconv.formats.nvfp4 import Quality
+from hubconv.journal import NO_NOTE, Note
 
 MANIFEST: Final = "hubconv.json"
 CARD: Final = "README.md"
@@ -330,7 +331,11 @@ class Target(Protocol):
         """Finish what a run killed after its publish left undone."""
         ...
 
-    def stage(self, plan_id: str) -> Staging:
+    def begun(self, plan_id: str) -> bool:
+        """Whether there is a journal of a plan; makes nothing."""
+        ...
+
+    def stage(self, plan_id: str, note: Note = NO_NOTE) -> Staging:
         """Open the journal of a plan, making what it needs."""
         ...
 

@@ -165,7 +165,7 @@ def test_what_was_finished_before_the_time_limit_is_staged(lfs_studio, monkeypat
         stops[0]._deadline = time.monotonic() - 1
 
     with monkeypatch.context() as patch:
-        patch.setattr("hubconv.pipeline.Stop", Told)
+        patch.setattr("hubconv.pipeline.run.Stop", Told)
         patch.setattr(HubStaging, "add", late)
         with pytest.raises(StoppedError) as stopped:
             studio.convert(studio.source(V4), target, time_limit_s=600)

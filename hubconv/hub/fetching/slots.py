@@ -20,6 +20,7 @@ from hubconv.hub.fetching import process
 from hubconv.hub.fetching.process import Child, DiskFullError, LineError
 from hubconv.hub.fetching.proof import wrong_hash
 from hubconv.hub.fetching.supply import HF_TRANSFER, TRIES_EACH, Supply
+from hubconv.hub.waiting import LOOK_S
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Slots:
             yield None
             return
         try:
-            with self._line:
+            with self._line_of(supply):
                 done = self._bring(supply, slot)
             if not done:
                 yield None
@@ -91,6 +92,16 @@ class Slots:
             slot.unlink(missing_ok=True)
             with self._counting:
                 self._used -= size
+
+    @contextmanager
+    def _line_of(self, supply: Supply) -> Iterator[None]:
+        """The line to itself; another's download may take long."""
+        while not self._line.acquire(timeout=LOOK_S):
+            supply.at_once()
+        try:
+            yield
+        finally:
+            self._line.release()
 
     def _reserve(self, size: int) -> Path | None:
         with self._counting:
@@ -111,6 +122,7 @@ class Slots:
             except DiskFullError:
                 break
             except Exception as error:
+                supply.at_once()
                 if not isinstance(error, LineError) and not is_passing(error):
                     raise explain(error, f"Fetching {path}") from error
                 LOG.info("%s: hf_transfer failed: %s", path, error)
@@ -124,7 +136,7 @@ class Slots:
     def _download(self, supply: Supply, slot: Path) -> None:
         order = {**supply.order(HF_TRANSFER, ()), "path": str(slot)}
         room = memoryview(bytearray(4096))
-        with Child(order, self._place, process.STALL_S) as child:
+        with Child(order, self._place, process.STALL_S, supply.at_once) as child:
             while child.read_into(room):
                 pass
             child.check()

@@ -9,13 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from hubconv.hub.waiting import AtOnce, never
+
 LOOK_S: Final = 0.5
 
 
 class Turn:
-    """Goes from thread to thread; one that has it may take it again, for a unit's other shards."""
+    """Goes from thread to thread; one that has it may take it again, for a unit's other shards.
 
-    def __init__(self) -> None:
+    Args:
+        at_once: Asked while another has it; raises where the run must end now.
+    """
+
+    def __init__(self, at_once: AtOnce = never) -> None:
+        self._at_once = at_once
         self._free = threading.Condition()
         self._holder = 0
         self._count = 0
@@ -27,6 +34,7 @@ class Turn:
         with self._free:
             while self._count and self._holder != me:
                 self._free.wait(LOOK_S)
+                self._at_once()
             self._holder, self._count = me, self._count + 1
         held = True
 
