@@ -248,7 +248,7 @@ _PUBLISH_OPTIONS: Final = (
         "--card-template",
         "template",
         type=click.Path(exists=True, dir_okay=False),
-        default="",
+        callback=lambda _ctx, _param, value: value or "",
         help="Template to use in place of hubconv's card.",
     ),
 )
