@@ -104,7 +104,7 @@ def abort(target: str, plan_id: str = "", *, removes: bool) -> Discarded:
 
     Args:
         target: TARGET word.
-        plan_id: The plan; empty where there is only one.
+        plan_id: The plan; empty where there is only one, or none.
         removes: Else only looks.
 
     Raises:
@@ -114,10 +114,11 @@ def abort(target: str, plan_id: str = "", *, removes: bool) -> Discarded:
     with _keeper(target) as keeper:
         found = list(keeper.journals()) if keeper.exists() else []
         chosen = [each for each in found if plan_id in {"", each.plan_id}]
+        if not chosen and not plan_id:
+            return Discarded(keeper.ref, (), None)
         if not chosen:
-            what = f"plan {plan_id}" if plan_id else "plan"
             raise UsageError(
-                f"There is no unfinished {what} on {keeper.ref}.",
+                f"There is no unfinished plan {plan_id} on {keeper.ref}.",
                 f"hubconv status {target} tells what there is.",
             )
         plans = sorted({each.plan_id for each in chosen})

@@ -140,8 +140,10 @@ def test_abort_removes_what_is_staged_and_nothing_else(lfs_studio):
     assert objects(studio, target) == published
     assert studio.tree(target) == tree
     assert studio.convert(source, target).status == "up-to-date"
-    again = studio.command("abort", target, "--yes", "--json")
-    assert (again.code, again.json["error"]) == (2, "UsageError")
+    again = studio.command("abort", target, "--json")
+    assert (again.code, again.json["status"]) == (0, "nothing to do")
+    with pytest.raises(UsageError, match="no unfinished plan 0123"):
+        upkeep.abort(target, "0123", removes=True)
 
 
 def test_abort_asks_which_where_there_are_several(lfs_studio):

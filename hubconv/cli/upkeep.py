@@ -48,8 +48,12 @@ def abort(
     quiet_libraries(verbose)
     from hubconv.upkeep import abort as discard
 
+    found = discard(target, plan_id, removes=False)
+    if not found.journals:
+        _show(found, as_json=as_json, quiet=quiet)
+        return
     if not yes:
-        _ask(discard(target, plan_id, removes=False))
+        _ask(found)
     done = discard(target, plan_id, removes=True)
     _show(done, as_json=as_json, quiet=quiet)
 
@@ -133,7 +137,7 @@ def discarded_json(done: "Discarded") -> dict[str, Any]:
     """What was discarded, as JSON."""
     freed = done.freed
     return {
-        "status": "discarded" if freed else "listed",
+        "status": "discarded" if freed else "listed" if done.journals else "nothing to do",
         "target": done.target,
         "plans": [journal.to_json() for journal in done.journals],
         "objects_deleted": freed.objects if freed else 0,
@@ -149,10 +153,10 @@ def render_status(found: "Status", target: str) -> str:
     """A target's state, for a person."""
     if not found.exists:
         return f"{found.target} does not exist, or this account cannot see it. Nothing is staged."
-    held = "untouched by hubconv"
+    main = "is untouched by hubconv"
     if found.manifest is not None:
-        held = f"a publish of {found.published_from}"
-    lines = [f"{found.target}: main is {held}."]
+        main = f"was published from {found.published_from}"
+    lines = [f"{found.target}: main {main}."]
     if not found.plans:
         return "\n".join([*lines, "No unfinished plan is staged."])
     for plan in found.plans:
@@ -202,7 +206,7 @@ def _discard(target: str, journal: "Journal") -> str:
 def render_discarded(done: "Discarded") -> str:
     """What was discarded, for a person."""
     if not done.journals:
-        return f"{done.target}: no unfinished plan is that old."
+        return f"{done.target}: there is no unfinished plan to discard."
     lines = [_line(journal) for journal in done.journals]
     if done.freed is None:
         return "\n".join([f"{done.target}: would be discarded with --yes:", *lines])

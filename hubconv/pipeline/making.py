@@ -57,7 +57,8 @@ def make(run: Run, staging: Staging, units: Sequence[Unit]) -> Done:
     ready = [unit for unit in units if unit.shard in found]
     everything = len(units) == len(run.plan.units)
     total = run.plan.source_bytes if everything else _read_for(units)
-    run.progress.plan(len(units), total, len(ready), _read_for(ready))
+    if units:
+        run.progress.plan(len(units), total, len(ready), _read_for(ready))
     if not missing:
         return Done(found)
     run.progress.phase("Converting")

@@ -90,6 +90,19 @@ def test_a_staging_pull_request_is_not_taken_for_a_published_one(committer):
     assert studio.convert(source, target, create_pr=True).status == "up-to-date"
 
 
+def test_a_publish_that_was_undone_is_not_found_again_below_a_journal(committer):
+    from huggingface_hub import CommitOperationDelete
+
+    studio, source, target = committer, committer.source(V4), committer.name()
+    studio.convert(source, target)
+    gone = [CommitOperationDelete(path) for path in studio.tree(target) if path[0] != "."]
+    studio.api.create_commit(target, gone, commit_message="Undo")
+    done = studio.convert(source, target, create_pr=True)
+    assert done.published.pull_request == 3  # after those of both journals
+    assert main_holds(studio, target) == (0, False)
+    assert len(studio.publishes(target, "refs/pr/3")) == 2
+
+
 def test_abort_closes_the_pull_request(committer):
     studio, source, target = committer, committer.source(V4), committer.name()
     studio.hub.faults.answer("POST", rf"{target}/commit/main", 403, times=None)
