@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from hubconv.formats.nvfp4 import Quality
+from hubconv.journal import NO_NOTE, Note
 
 MANIFEST: Final = "hubconv.json"
 CARD: Final = "README.md"
@@ -266,11 +267,12 @@ class Staging(Protocol):
         """Make every noted unit durable, once its bytes have arrived."""
         ...
 
-    def disk_bytes(self, largest_shard: int) -> int:
-        """Bytes of the work folder's disk that unfinished output shards may take at a time.
+    def disk_bytes(self, largest_shard: int, room: int) -> int:
+        """Bytes of the work folder's disk that unfinished output shards will take at a time.
 
         Args:
             largest_shard: Bytes of the largest output shard.
+            room: What they may take: where it is little, they make do with less.
         """
         ...
 
@@ -330,7 +332,11 @@ class Target(Protocol):
         """Finish what a run killed after its publish left undone."""
         ...
 
-    def stage(self, plan_id: str) -> Staging:
+    def begun(self, plan_id: str) -> bool:
+        """Whether there is a journal of a plan; makes nothing."""
+        ...
+
+    def stage(self, plan_id: str, note: Note = NO_NOTE) -> Staging:
         """Open the journal of a plan, making what it needs."""
         ...
 

@@ -18,12 +18,14 @@ class Account:
         token: What stands after `Bearer`.
         orgs: Organizations he belongs to.
         role: `write` or `read`; a `read` token changes nothing.
+        makes_refs: May make and delete branches and tags, and not commit alone.
     """
 
     name: str
     token: str
     orgs: tuple[str, ...] = ()
     role: str = "write"
+    makes_refs: bool = True
 
     def belongs_to(self, namespace: str) -> bool:
         """Whether the namespace is this user's or one of his organizations'."""
@@ -51,9 +53,17 @@ class Accounts:
         self._by_token: dict[str, Account] = {}
         self._lock = threading.Lock()
 
-    def add(self, name: str, token: str, orgs: Iterable[str] = (), role: str = "write") -> Account:
+    def add(
+        self,
+        name: str,
+        token: str,
+        orgs: Iterable[str] = (),
+        role: str = "write",
+        *,
+        makes_refs: bool = True,
+    ) -> Account:
         """Put a token in force."""
-        account = Account(name, token, tuple(orgs), role)
+        account = Account(name, token, tuple(orgs), role, makes_refs)
         with self._lock:
             self._by_token[token] = account
         return account

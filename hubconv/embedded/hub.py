@@ -120,10 +120,19 @@ class EmbeddedHub:
         return self._state.root
 
     def add_user(
-        self, name: str, token: str, orgs: Iterable[str] = (), role: str = "write"
+        self,
+        name: str,
+        token: str,
+        orgs: Iterable[str] = (),
+        role: str = "write",
+        *,
+        makes_refs: bool = True,
     ) -> Account:
-        """Put a token in force; `role` is `write` or `read`."""
-        return self._state.accounts.add(name, token, orgs, role)
+        """Put a token in force; `role` is `write` or `read`.
+
+        Without `makes_refs` it may commit, to pull requests too, but not make branches or tags.
+        """
+        return self._state.accounts.add(name, token, orgs, role, makes_refs=makes_refs)
 
     def revoke(self, token: str) -> None:
         """Put a token out of force."""

@@ -73,6 +73,28 @@ def plan_shards(jobs: Sequence[Job], max_shard_bytes: int) -> tuple[Unit, ...]:
     )
 
 
+def slice_units(units: Sequence[Unit], number: int, count: int) -> tuple[Unit, ...]:
+    """One of several slices of a plan's units: the same on every machine, about equal in bytes.
+
+    Args:
+        units: All units of the plan.
+        number: The slice, from 1 to `count`.
+        count: Slices; where there are more of them than units, some are empty.
+
+    Returns:
+        Its units, in the order of the plan. The slices together are the plan, none twice.
+    """
+    taken = [0] * count
+    mine: set[str] = set()
+    # The largest first, each to the slice that has least so far.
+    for unit in sorted(units, key=lambda unit: (-unit.nbytes, unit.shard)):
+        lightest = min(range(count), key=lambda each: (taken[each], each))
+        taken[lightest] += unit.nbytes
+        if lightest == number - 1:
+            mine.add(unit.shard)
+    return tuple(unit for unit in units if unit.shard in mine)
+
+
 def _regroup(jobs: Sequence[Job], limit: int) -> Iterator[list[Job]]:
     group: list[Job] = []
     size = 0

@@ -56,6 +56,29 @@ def test_a_unit_may_open_several_shards():
     other.go_on.set()
 
 
+def test_who_waits_for_it_ends_where_the_run_must():
+    ends = threading.Event()
+
+    def at_once():
+        if ends.is_set():
+            raise ValueError("signalled")
+
+    def wait():
+        try:
+            with turn.taken():
+                told.append("taken")
+        except ValueError as error:
+            told.append(str(error))
+
+    turn, told = Turn(at_once), []
+    with turn.taken():
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        ends.set()
+        waiting.join(5)
+        assert told == ["signalled"]
+
+
 def test_a_failure_gives_it_on():
     turn = Turn()
     with pytest.raises(ValueError, match="lost"), turn.taken():

@@ -26,7 +26,8 @@ RUNS_A_TRANSFER: Final = 500
 FORGIVEN_AFTER_BYTES: Final = 64 * 1024 * 1024
 """A line that has brought so much since its last failure is a living one."""
 
-CLOSE_S: Final = 5.0
+CLOSE_S: Final = 2.0
+"""A line that is closed waits so long for its thread, which may be in the middle of a request."""
 
 Passed = Callable[[int, int, memoryview], None]
 """Told the number of a span, a position in the file, and the bytes that are there."""
@@ -77,7 +78,7 @@ class Line:
         self._index, self._at = 0, spans[0].begin if spans else 0
         self.brought = 0
         self.engines: set[str] = set()
-        self.buffer = Buffer(room)
+        self.buffer = Buffer(room, supply.at_once)
         self._child: Child | None = None
         self._scratch = memoryview(bytearray(self._piece))
         self._thread = threading.Thread(target=self._run, name="line", daemon=True)

@@ -115,6 +115,7 @@ class Slots:
             except DiskFullError:
                 break
             except Exception as error:
+                supply.at_once()
                 if not isinstance(error, LineError) and not is_passing(error):
                     raise explain(error, f"Fetching {path}") from error
                 LOG.info("%s: hf_transfer failed: %s", path, error)
@@ -128,7 +129,7 @@ class Slots:
     def _download(self, supply: Supply, slot: Path, told: Callable[[int, int], None]) -> None:
         order = {**supply.order(HF_TRANSFER, ()), "path": str(slot)}
         room = memoryview(bytearray(4096))
-        with Child(order, self._place, process.STALL_S) as child:
+        with Child(order, self._place, process.STALL_S, supply.at_once) as child:
             while child.read_into(room):
                 came = min(slot.stat().st_blocks * BLOCK_BYTES, supply.entry.size)
                 told(came, supply.entry.size - came)

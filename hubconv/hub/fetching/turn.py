@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from hubconv.hub.waiting import AtOnce, never
+
 LOOK_S: Final = 0.5
 LEAST_S: Final = 0.01
 
@@ -32,9 +34,14 @@ to start, a link to be asked for."""
 
 
 class Turn:
-    """Goes from thread to thread; one that has it may take it again, for a unit's other shards."""
+    """Goes from thread to thread; one that has it may take it again, for a unit's other shards.
 
-    def __init__(self) -> None:
+    Args:
+        at_once: Asked while another has it; raises where the run must end now.
+    """
+
+    def __init__(self, at_once: AtOnce = never) -> None:
+        self._at_once = at_once
         self._free = threading.Condition()
         self._holders: Counter[int] = Counter()
         self._room = 1
@@ -50,6 +57,7 @@ class Turn:
         with self._free:
             while me not in self._holders and len(self._holders) >= self._room:
                 self._free.wait(LOOK_S)
+                self._at_once()
             self._holders[me] += 1
         held = True
 
