@@ -9,6 +9,8 @@ FP8 = {
     "activation_scheme": "dynamic",
 }
 
+ENTRY = "quantization_config"
+
 COMMON: dict[str, Any] = {
     "vocab_size": 320,
     "hidden_size": 256,
@@ -211,6 +213,16 @@ QWEN3_MOE_FP8 = GQA | {
     },
 }
 
+QWEN3_FP8 = GQA | {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "attention_bias": False,
+    "intermediate_size": 384,
+    # As Qwen3-0.6B: tied, and yet the head is stored.
+    "tie_word_embeddings": True,
+    ENTRY: FP8 | {"modules_to_not_convert": ["lm_head", "model.layers.0.input_layernorm"]},
+}
+
 QWEN35_MOE_BF16 = {
     "architectures": ["Qwen3_5MoeForConditionalGeneration"],
     "model_type": "qwen3_5_moe",
@@ -293,6 +305,46 @@ LLAMA = COMMON | {
     "mlp_bias": False,
 }
 
+LLAMA_FP8_ROWS = LLAMA | {
+    ENTRY: {
+        "quant_method": "fbgemm_fp8",
+        "activation_scale_ub": 1200.0,
+        "modules_to_not_convert": ["model.layers.0.self_attn.q_proj", "lm_head"],
+    }
+}
+
+LLAMA_FP8_STATIC = LLAMA | {
+    ENTRY: {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {"num_bits": 8, "type": "float", "strategy": "tensor"},
+                "input_activations": {"num_bits": 8, "type": "float", "strategy": "tensor"},
+            }
+        },
+        "kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "tensor"},
+        "ignore": ["lm_head"],
+    }
+}
+
+MISTRAL_FP8 = LLAMA | {
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    ENTRY: {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None},
+}
+
+MIXTRAL = LLAMA | {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "intermediate_size": 128,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "router_aux_loss_coef": 0.02,
+}
+
 MIMO = GQA | {
     "architectures": ["MiMoV2FlashForCausalLM"],
     "model_type": "mimo_v2_flash",
@@ -302,6 +354,10 @@ MIMO = GQA | {
     "v_head_dim": 32,
     "quantization_config": FP8,
 }
+
+
+def without_quantization(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != ENTRY}
 
 
 def card(licence: str, *more: str) -> str:
