@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hubconv.errors import UsageError
 from hubconv.formats.checkpoint import StoredTensor, nbytes_of
 from hubconv.formats.layouts.base import Activations, Fate, KeptScale, Layout
 from hubconv.formats.stored import MXFP4_GROUP, StoredWeight
@@ -56,11 +57,20 @@ def kept_outputs(
     profile: Profile,
     layout: Layout,
 ) -> tuple[tuple[Output, ...], Literal["keep", "rename", "recode"]]:
-    """The tensors of a weight that stays, and whether its bytes or names change."""
+    """The tensors of a weight that stays, and whether its bytes or names change.
+
+    Raises:
+        UsageError: No layout holds it as it is.
+    """
     data = reads[0]
     copied = Output(data.name, data.dtype, data.shape, "copy")
     if weight is None:
         return ((copied,), "keep")
+    if weight.kind == "int4":
+        raise UsageError(
+            f"{data.name} would stay INT4, which no layout here can hold beside NVFP4.",
+            "Leave it out of --keep, and choose a --policy that quantizes it.",
+        )
     recode = _profile_recode(weight, role, profile)
     if recode is not None and recode.name == "fp8_to_mxfp4":
         return (_as_mxfp4(module, data.name, weight, reads[1].name), "recode")

@@ -19,6 +19,8 @@ FAMILIES = {
     "qwen3_moe_bf16": "qwen3_moe",
     "qwen3_fp8": "dense",
     "kimi_k2_fp8": "kimi_k2",
+    "kimi_k2_thinking": "kimi_k2",
+    "kimi_k25": "kimi_k2",
     "glm45_fp8": "glm4_moe",
     "glm45_bf16": "glm4_moe",
     "glm5_fp8": "glm_moe_dsa",
@@ -61,6 +63,19 @@ ROLES = {
         "model.layers.1.mlp.shared_experts.up_proj": ("shared_expert", "rename"),
         "model.layers.1.mlp.gate.e_score_correction_bias": ("router", "keep"),
         "model.layers.1.mlp.experts.2.up_proj": ("routed_expert", "nvfp4"),
+    },
+    "kimi_k2_thinking": {
+        "model.layers.0.self_attn.q_a_proj": ("attention", "keep"),
+        "model.layers.1.mlp.shared_experts.up_proj": ("shared_expert", "keep"),
+        "model.layers.1.mlp.experts.2.up_proj": ("routed_expert", "nvfp4"),
+    },
+    "kimi_k25": {
+        "vision_tower.encoder.blocks.0.wqkv": ("vision", "keep"),
+        "vision_tower.patch_embed.pos_emb": ("vision", "keep"),
+        "mm_projector.proj.0": ("vision", "keep"),
+        "language_model.lm_head": ("head", "keep"),
+        "language_model.model.layers.0.mlp.up_proj": ("dense_mlp", "keep"),
+        "language_model.model.layers.1.mlp.experts.0.down_proj": ("routed_expert", "nvfp4"),
     },
     "glm45_fp8": {
         "model.layers.0.self_attn.q_proj": ("attention", "keep"),

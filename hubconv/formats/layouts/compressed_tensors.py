@@ -57,9 +57,7 @@ class CompressedTensors:
             raise UsageError(
                 f"{module} stays {weight.kind} with the {weight.scale_dtype} scale {scale_name}, "
                 "which the compressed-tensors layout cannot hold.",
-                "Quantize it: leave it out of --keep."
-                if weight.kind == "int4"
-                else "Choose --layout modelopt-v4, or quantize it.",
+                "Choose --layout modelopt-v4, or quantize it.",
             )
         per_tensor = weight.block == (weight.rows, weight.cols) and weight.rows > 1
         shape = (1,) if per_tensor else weight.scale_shape
