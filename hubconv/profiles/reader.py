@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from hubconv.errors import SourceError, UsageError
+from hubconv.profiles.needs import Needs, needs_of
 from hubconv.profiles.stored_as import READERS
 
 
@@ -68,6 +69,7 @@ class Profile:
         mtp_from: Key of config.json whose value is the first layer index of the MTP layers.
         mtp_roles: Roles of MTP weights that `--mtp nvfp4` would quantize.
         mtp_pattern: Tensors of the MTP layers where names alone tell them.
+        needs: Tensors that must be there; None where the profile does not say.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Profile:
     mtp_from: str = ""
     mtp_roles: frozenset[str] = field(default_factory=frozenset)
     mtp_pattern: re.Pattern[str] | None = None
+    needs: Needs | None = None
 
     def role_of(self, tensor: str) -> Role | None:
         """The first role whose pattern is found in a tensor's name."""
@@ -152,7 +155,7 @@ def choose_profile(config: Mapping[str, Any], tensors: Collection[str]) -> Profi
 
 _KEYS = frozenset({
     "title", "match", "layouts", "readers", "roles", "never", "policies", "default_policy",
-    "partners", "index_only", "drops", "recodes", "mtp",
+    "partners", "index_only", "drops", "recodes", "mtp", "needs",
 })  # fmt: skip
 
 
@@ -184,6 +187,7 @@ def _profile(name: str, data: Mapping[str, Any]) -> Profile:
         mtp_from=mtp.get("from_key", ""),
         mtp_roles=frozenset(mtp.get("roles", ())),
         mtp_pattern=re.compile(mtp["pattern"]) if "pattern" in mtp else None,
+        needs=needs_of(data.get("needs", {}), name),
     )
 
 
