@@ -15,6 +15,8 @@ from hubconv.errors import SourceError
 
 Each = Literal["model", "layer", "dense_layer", "moe_layer", "expert", "mtp_layer"]
 
+_Kind = Literal["dense", "experts", "fused"]
+
 EACH: Final = ("model", "layer", "dense_layer", "moe_layer", "expert", "mtp_layer")
 
 _WHEN: Final = re.compile(
@@ -31,8 +33,8 @@ class Need:
 
     Attributes:
         each: What there is one of them for; mtp_layer where any tensor of the layer is there.
-        names: Below the model's root, the layer or the expert; a slash in front counts from above
-            the root.
+        names: Below the model's root, the layer or the expert; a slash in front stands for
+            the root or any place above it.
         when: Empty, or what config.json must say: `key`, `!key`, `key=a|b`, `key[layer]`,
             `key[layer]=4`, `layer<key`, `layer>=key`.
     """
@@ -97,14 +99,14 @@ def missing(
     Returns:
         In the order of the model; None where the config does not tell how large it is.
     """
-    layers = _value(config, needs.layers)
-    experts = _value(config, needs.experts) if needs.experts else 0
+    layers = value_of(config, needs.layers)
+    experts = value_of(config, needs.experts) if needs.experts else 0
     root = _root(tensors)
     served = not needs.model_types or config.get("model_type") in needs.model_types
     if not (isinstance(layers, int) and isinstance(experts, int) and root is not None and served):
         return None
     here = {name.removesuffix(".weight").removesuffix(".weight_packed") for name in tensors}
-    demanded = _demanded(needs, config, root, tensors, (layers, experts))
+    demanded = _demanded(needs, config, root, here, (layers, experts))
     return [name for name in dict.fromkeys(demanded) if name not in here]
 
 
@@ -112,38 +114,45 @@ def _demanded(
     needs: Needs,
     config: Mapping[str, Any],
     root: str,
-    tensors: Collection[str],
+    here: Collection[str],
     counts: tuple[int, int],
 ) -> Iterator[str]:
     layers, experts = counts
-    seen = _layers(root, needs.expert_path, tensors)
+    seen = _layers(root, needs.expert_path, here)
     # Where no layer is dense, one without experts has lost them.
-    never_dense = all(need.each != "dense_layer" for need in needs.needs)
+    absent: _Kind = "experts" if all(n.each != "dense_layer" for n in needs.needs) else "dense"
     for need in needs.needs:
         if need.each == "model":
             if _holds(need.when, config, 0):
-                yield from (_placed(root, name) for name in need.names)
+                yield from (_placed(root, name, here) for name in need.names)
             continue
         for layer in sorted({*range(layers), *seen}):
-            is_mtp, is_moe = layer >= layers, never_dense or seen.get(layer, False)
-            fits = {
-                "mtp_layer": is_mtp,
-                "moe_layer": is_moe,
-                "expert": is_moe,
-                "dense_layer": not is_moe,
-            }.get(need.each, True)
-            if not fits or not _holds(need.when, config, layer):
+            kind = seen.get(layer, "dense")
+            kind = absent if kind == "dense" else kind
+            if not _fits(need, kind, is_mtp=layer >= layers) or not _holds(
+                need.when, config, layer
+            ):
                 continue
-            above = f"{root}layers.{layer}."
+            places = [f"{root}layers.{layer}."]
             if need.each == "expert":
-                places = [f"{above}{needs.expert_path}.{number}." for number in range(experts)]
-            else:
-                places = [above]
+                places = [f"{places[0]}{needs.expert_path}.{n}." for n in range(experts)]
             yield from (place + name for place in places for name in need.names)
 
 
-def _placed(root: str, name: str) -> str:
-    return root.removesuffix("model.") + name[1:] if name.startswith("/") else root + name
+def _fits(need: Need, kind: _Kind, *, is_mtp: bool) -> bool:
+    return {
+        "mtp_layer": is_mtp,
+        "moe_layer": kind != "dense",
+        "expert": kind == "experts",
+        "dense_layer": kind == "dense",
+    }.get(need.each, True)
+
+
+def _placed(root: str, name: str, here: Collection[str]) -> str:
+    if not name.startswith("/"):
+        return root + name
+    above = [match.end() for match in re.finditer(r"^|\.", root)]
+    return next((found for end in above if (found := root[:end] + name[1:]) in here), name[1:])
 
 
 def _root(tensors: Collection[str]) -> str | None:
@@ -152,20 +161,24 @@ def _root(tensors: Collection[str]) -> str | None:
     return max(sorted(roots), key=lambda root: roots[root], default=None)
 
 
-def _layers(root: str, expert_path: str, tensors: Collection[str]) -> dict[int, bool]:
-    """Layers of which there is any tensor, and whether routed experts are among them."""
+def _layers(root: str, expert_path: str, here: Collection[str]) -> dict[int, _Kind]:
+    """Layers of which there is anything, and whether routed experts are, one by one or fused."""
     layer = re.compile(rf"{re.escape(root)}layers\.(\d+)\.(.*)")
-    found: dict[int, bool] = {}
-    for name in tensors:
+    expert = re.compile(rf"{re.escape(expert_path)}\.(\d+\.)?" if expert_path else "(?!)")
+    found: dict[int, _Kind] = {}
+    for name in here:
         match = layer.match(name)
-        if match:
-            is_expert = bool(expert_path) and match[2].startswith(f"{expert_path}.")
-            number = int(match[1])
-            found[number] = found.get(number, False) or is_expert
+        if not match:
+            continue
+        number, routed = int(match[1]), expert.match(match[2])
+        kind: _Kind = "dense" if not routed else "experts" if routed[1] else "fused"
+        if kind != "dense" or number not in found:
+            found[number] = kind
     return found
 
 
-def _value(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - JSON is untyped
+def value_of(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - JSON is untyped
+    """What config.json says under a key, at the top or for its language model."""
     text = config.get("text_config")
     nested = text.get(key) if isinstance(text, Mapping) else None
     return config.get(key, nested)
@@ -176,10 +189,10 @@ def _holds(when: str, config: Mapping[str, Any], layer: int) -> bool:
     if match is None:
         return True
     if match["sign"]:
-        bound = _value(config, match["bound"])
+        bound = value_of(config, match["bound"])
         below = isinstance(bound, int) and layer < bound
         return below == (match["sign"] == "<")
-    value = _value(config, match["key"])
+    value = value_of(config, match["key"])
     if match["of_layer"]:
         value = value[layer] if isinstance(value, list) and layer < len(value) else None
     if match["value"]:

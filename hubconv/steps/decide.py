@@ -14,6 +14,7 @@ from hubconv.formats.layouts.base import Activations, Layout
 from hubconv.formats.nvfp4 import BLOCK, Scales
 from hubconv.formats.stored import StoredWeight
 from hubconv.profiles import Profile
+from hubconv.steps.fused import fused_parts
 from hubconv.steps.inventory import Inventory
 from hubconv.steps.partners import Action, check_experts, partner_keys, some
 from hubconv.steps.spell import Output, kept_outputs, nvfp4_outputs
@@ -119,7 +120,11 @@ def decide(
     """
     check_ghosts(inventory, profile)
     rules = _rules(inventory.config, profile, recipe, layout, activations)
-    found = list(find_weights(inventory, profile, rules.keep))
+    found = [
+        part
+        for item in find_weights(inventory, profile, rules.keep)
+        for part in _parted(item, rules, inventory.config)
+    ]
     fates = {item.data.name: _fate(item, rules) for item in found}
     weights = {i.module: fates[i.data.name] for i in found if i.weight is not None}
     check_leftovers(found, {name: fate[0] for name, fate in fates.items()})
@@ -199,6 +204,12 @@ def _fate(item: Found, rules: _Rules) -> tuple[Action, str, str]:
     if item.weight.cols % BLOCK:
         return ("keep", role.name, f"{item.weight.cols} columns are no multiple of {BLOCK}")
     return ("nvfp4", role.name, "")
+
+
+def _parted(item: Found, rules: _Rules, config: Mapping[str, Any]) -> list[Found]:
+    """The experts of a fused tensor, where they become NVFP4; where not, it stays in one piece."""
+    parts = fused_parts(item, rules.profile, config)
+    return parts if any(_fate(part, rules)[0] == "nvfp4" for part in parts) else [item]
 
 
 def _is_mtp(name: str, rules: _Rules) -> bool:

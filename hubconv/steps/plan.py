@@ -278,9 +278,10 @@ def _generated_files(
 def _without_mtp(config: bytes) -> bytes:
     """Engines that find MTP layers announced insist on loading them."""
     table: dict[str, Any] = json.loads(config)
-    for key in ("num_nextn_predict_layers", "num_mtp_modules"):
-        if key in table:
-            table[key] = 0
+    for holder in (table, table.get("text_config")):
+        for key in ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers"):
+            if isinstance(holder, dict) and key in holder:
+                holder[key] = 0
     return json.dumps(table, indent=2, ensure_ascii=False).encode() + b"\n"
 
 

@@ -4,6 +4,7 @@
 experts.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -354,6 +355,23 @@ QWEN35_MOE_BF16 = Recipe(
     files=TOKENIZER | {"preprocessor_config.json": "{}\n", "LICENSE": NOTICE},
 )
 
+
+def in_fp8(text: str) -> str:
+    """The linears that the makers' own FP8 release quantizes; all experts one by one."""
+    text = text.replace(QWEN35_FUSED, QWEN35_PER_EXPERT)
+    linear = (
+        r"(self_attn\.[qkvo]_proj|in_proj_qkv|in_proj_z|out_proj|(gate|up|down)_proj)\.weight +bf16"
+    )
+    return re.sub(linear, r"\1 fp8", text)
+
+
+QWEN35_MOE_FP8 = replace(
+    QWEN35_MOE_BF16,
+    body=[(prefix, in_fp8(text)) for prefix, text in QWEN35_MOE_BF16.body],
+    moved={name: shard for name, shard in QWEN35_MOE_BF16.moved.items() if "k_proj" not in name},
+    config=configs.QWEN35_MOE_BF16 | {configs.ENTRY: configs.FP8},
+)
+
 GPT_OSS_LAYER = """
     self_attn.q_proj.weight          bf16 128 96
     self_attn.q_proj.bias            bf16 128
@@ -574,6 +592,7 @@ RECIPES: dict[str, Callable[[Path], Any]] = {
     "qwen3_moe_bf16": QWEN3_MOE_BF16,
     "qwen3_fp8": QWEN3_FP8,
     "qwen35_moe_bf16": QWEN35_MOE_BF16,
+    "qwen35_moe_fp8": QWEN35_MOE_FP8,
     "gpt_oss": GPT_OSS,
     "minimax_m2": MINIMAX_M2,
     "llama_bf16": LLAMA_BF16,

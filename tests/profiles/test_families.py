@@ -25,6 +25,8 @@ FAMILIES = {
     "glm45_bf16": "glm4_moe",
     "glm5_fp8": "glm_moe_dsa",
     "minimax_m2": "minimax_m2",
+    "qwen35_moe_bf16": "qwen3_5_moe",
+    "qwen35_moe_fp8": "qwen3_5_moe",
     "llama_fp8_rows": "dense",
     "llama_fp8_static": "dense",
     "mistral_fp8": "dense",
@@ -102,6 +104,25 @@ ROLES = {
         "model.layers.0.self_attn.o_proj": ("attention", "rename"),
         "model.layers.0.self_attn.q_norm": ("norm", "keep"),
     },
+    "qwen35_moe_bf16": {
+        "model.language_model.layers.0.linear_attn.A_log": ("recurrence", "keep"),
+        "model.language_model.layers.0.linear_attn.conv1d": ("recurrence", "keep"),
+        "model.language_model.layers.0.linear_attn.in_proj_a": ("recurrence", "keep"),
+        "model.language_model.layers.0.linear_attn.in_proj_qkv": ("linear_attention", "keep"),
+        "model.language_model.layers.0.linear_attn.norm": ("norm", "keep"),
+        "model.language_model.layers.0.mlp.shared_expert_gate": ("router", "keep"),
+        "model.language_model.layers.0.mlp.experts.3.up_proj": ("routed_expert", "nvfp4"),
+        "model.language_model.layers.1.self_attn.q_proj": ("attention", "keep"),
+        "model.visual.patch_embed.proj": ("vision", "keep"),
+        "model.visual.blocks.0.attn.qkv": ("vision", "keep"),
+        "mtp.fc": ("mtp_projection", "keep"),
+        "mtp.pre_fc_norm_embedding": ("norm", "keep"),
+        "mtp.layers.0.mlp.experts.1.up_proj": ("routed_expert", "keep"),
+    },
+    "qwen35_moe_fp8": {
+        "model.language_model.layers.0.linear_attn.in_proj_z": ("linear_attention", "rename"),
+        "model.language_model.layers.0.mlp.experts.3.up_proj": ("routed_expert", "nvfp4"),
+    },
     "llama_fp8_rows": {"model.layers.0.self_attn.q_proj": ("attention", "nvfp4")},
     "llama_fp8_static": {
         "model.layers.0.self_attn.k_scale": ("dropped", "drop"),
@@ -157,9 +178,17 @@ def test_a_family_is_served_by_its_own_profile(name):
 
 @pytest.mark.parametrize(("name", "recipe"), CASES)
 def test_every_tensor_of_the_source_is_accounted_for_once(name, recipe):
-    jobs = plan_of(name, **recipe).jobs
+    reads = [tensor for job in plan_of(name, **recipe).jobs for tensor in job.reads]
+    parts: dict[str, list[tuple[int, int]]] = {}
+    for part in (tensor for tensor in reads if tensor.of is not None):
+        parts.setdefault(part.of.name, []).append((part.begin, part.end))
 
-    assert Counter(t.name for job in jobs for t in job.reads) == Counter(list(source_tensors(name)))
+    whole = [tensor.name for tensor in reads if tensor.of is None]
+    assert Counter([*whole, *parts]) == Counter(list(source_tensors(name)))
+    for fused in {tensor.of for tensor in reads if tensor.of is not None}:
+        ends = [fused.begin, *(end for _, end in sorted(parts[fused.name]))]
+        assert [begin for begin, _ in sorted(parts[fused.name])] == ends[:-1]
+        assert ends[-1] == fused.end
 
 
 @pytest.mark.parametrize(("name", "recipe"), CASES)

@@ -15,7 +15,7 @@ from hubconv.errors import SourceError
 from hubconv.profiles import load_profiles
 from hubconv.profiles.needs import missing, needs_of
 
-UNASKED = re.compile(r"^mtp\.|^(vision_tower|mm_projector)\.")
+UNASKED = re.compile(r"^mtp\.|^(vision_tower|mm_projector|model\.visual)\.")
 """Tensors whose presence only manifest, index and source prove: their sets differ by revision."""
 
 

@@ -34,12 +34,23 @@ def weights(module: str, source: Mapping[str, Tensor]) -> Doubles:
     """[rows, cols] of a module, whatever the spelling of its companions."""
     if f"{module}.weight_packed" in source:
         return _int4(module, source)
+    if f"{module}.weight" not in source:
+        return _fused(module, source)
     data = source[f"{module}.weight"]
     if data.dtype != "F8_E4M3":
         return floats(data)
     codes = numbers.from_e4m3(np.frombuffer(data.data, np.uint8)).astype(np.float64)
     scale = source.get(f"{module}.weight_scale_inv") or source[f"{module}.weight_scale"]
     return codes.reshape(data.shape) * _spread(floats(scale), data.shape)
+
+
+def _fused(module: str, source: Mapping[str, Tensor]) -> Doubles:
+    """One expert's matrix from a tensor [experts, rows, columns]; up follows gate, row for row."""
+    stem, expert, leaf = module.rsplit(".", 2)
+    if leaf == "down_proj":
+        return floats(source[f"{stem}.down_proj"])[int(expert)]
+    gate, up = np.split(floats(source[f"{stem}.gate_up_proj"])[int(expert)], 2)
+    return gate if leaf == "gate_proj" else up
 
 
 def _spread(scales: Doubles, shape: tuple[int, ...]) -> Doubles:
