@@ -20,7 +20,7 @@ _Kind = Literal["dense", "experts", "fused"]
 EACH: Final = ("model", "layer", "dense_layer", "moe_layer", "expert", "mtp_layer")
 
 _WHEN: Final = re.compile(
-    r"(?P<no>!)?(?P<key>\w+)(?P<of_layer>\[layer\])?(=(?P<value>\w+(\|\w+)*))?"
+    r"(?P<no>!)?(?P<key>\w+)(?P<of_layer>\[layer\])?(=(?P<value>[^=]+))?"
     r"|layer(?P<sign><|>=)(?P<bound>\w+)"
 )
 
@@ -194,7 +194,7 @@ def _holds(when: str, config: Mapping[str, Any], layer: int) -> bool:
         return below == (match["sign"] == "<")
     value = value_of(config, match["key"])
     if match["of_layer"]:
-        value = value[layer] if isinstance(value, list) and layer < len(value) else None
+        value = value[layer] if isinstance(value, list | str) and layer < len(value) else None
     if match["value"]:
         return str(value) in match["value"].split("|")
     return bool(value) != bool(match["no"])

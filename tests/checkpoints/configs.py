@@ -247,6 +247,23 @@ QWEN35_MOE_BF16 = {
     "vision_config": {"depth": 1, "hidden_size": 64, "patch_size": 4, "temporal_patch_size": 2},
 }
 
+QWEN35_BF16 = {
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "model_type": "qwen3_5",
+    "tie_word_embeddings": False,
+    "image_token_id": 2,
+    "text_config": GQA
+    | {
+        "model_type": "qwen3_5_text",
+        "attn_output_gate": True,
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_conv_kernel_dim": 4,
+        "intermediate_size": 384,
+        "mtp_num_hidden_layers": 1,
+    },
+    "vision_config": {"depth": 1, "hidden_size": 64, "patch_size": 4, "temporal_patch_size": 2},
+}
+
 GPT_OSS = COMMON | {
     "architectures": ["GptOssForCausalLM"],
     "model_type": "gpt_oss",
@@ -334,6 +351,22 @@ MISTRAL_FP8 = LLAMA | {
     "architectures": ["MistralForCausalLM"],
     "model_type": "mistral",
     ENTRY: {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None},
+}
+
+NEMOTRON3 = COMMON | {
+    "architectures": ["NemotronHForCausalLM"],
+    "model_type": "nemotron_h",
+    "num_hidden_layers": 3,
+    "hybrid_override_pattern": "ME*",
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 112,
+    "moe_shared_expert_intermediate_size": 144,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    # Written bare into config.json, as by its makers.
+    "time_step_limit": [0.0, float("inf")],
 }
 
 MIXTRAL = LLAMA | {

@@ -355,6 +355,27 @@ QWEN35_MOE_BF16 = Recipe(
     files=TOKENIZER | {"preprocessor_config.json": "{}\n", "LICENSE": NOTICE},
 )
 
+QWEN35_DENSE = """
+    mlp.gate_proj.weight  bf16 384 256
+    mlp.up_proj.weight    bf16 384 256
+    mlp.down_proj.weight  bf16 256 384
+"""
+
+QWEN35_BF16 = replace(
+    QWEN35_MOE_BF16,
+    body=[
+        ("model.language_model.", EMBED),
+        ("model.language_model.layers.0.", QWEN35_LINEAR + NORMS + QWEN35_DENSE),
+        ("model.language_model.layers.1.", QWEN35_ATTENTION + NORMS + QWEN35_DENSE),
+        ("model.language_model.", NORM),
+        ("", HEAD),
+        ("model.visual.", QWEN35_VISUAL),
+        ("mtp.", QWEN35_MTP),
+        ("mtp.layers.0.", QWEN35_DENSE + QWEN35_ATTENTION + NORMS),
+    ],
+    config=configs.QWEN35_BF16,
+)
+
 
 def in_fp8(text: str) -> str:
     """The linears that the makers' own FP8 release quantizes; all experts one by one."""
@@ -554,6 +575,50 @@ MIXTRAL_BF16 = Recipe(
     files=MISTRAL_FP8.files,
 )
 
+NEMOTRON_MAMBA = """
+    norm.weight             norm 256
+    mixer.A_log             f32 8
+    mixer.D                 f32 8
+    mixer.dt_bias           f32 8
+    mixer.conv1d.weight     bf16 192 1 4
+    mixer.conv1d.bias       bf16 192
+    mixer.in_proj.weight    bf16 328 256
+    mixer.norm.weight       norm 128
+    mixer.out_proj.weight   bf16 256 128
+"""
+NEMOTRON_ATTENTION = """
+    norm.weight          norm 256
+    mixer.q_proj.weight  bf16 256 256
+    mixer.k_proj.weight  bf16 64 256
+    mixer.v_proj.weight  bf16 64 256
+    mixer.o_proj.weight  bf16 256 256
+"""
+# 112, as the 1856 of Nano, fills blocks of 16 and not of 128.
+NEMOTRON_MOE = """
+    norm.weight                              norm 256
+    mixer.gate.weight                        bf16 4 256
+    mixer.gate.e_score_correction_bias       f32 4
+    mixer.experts.E.up_proj.weight           bf16 112 256
+    mixer.experts.E.down_proj.weight         bf16 256 112
+    mixer.shared_experts.up_proj.weight      bf16 144 256
+    mixer.shared_experts.down_proj.weight    bf16 256 144
+"""
+
+NEMOTRON3_BF16 = Recipe(
+    shards=GLM5_FP8.shards,
+    body=[
+        ("backbone.", "embeddings.weight bf16 320 256"),
+        ("backbone.layers.0.", NEMOTRON_MAMBA),
+        ("backbone.layers.1.", NEMOTRON_MOE),
+        ("backbone.layers.2.", NEMOTRON_ATTENTION),
+        ("backbone.", "norm_f.weight norm 256"),
+        ("", HEAD),
+    ],
+    config=configs.NEMOTRON3,
+    card=configs.card("other", "license_name: nvidia-open-model-license"),
+    files=TOKENIZER,
+)
+
 MIMO_LAYER = """
     self_attn.qkv_proj             fp8x4 640 256
     self_attn.o_proj.weight        bf16 256 128
@@ -593,6 +658,8 @@ RECIPES: dict[str, Callable[[Path], Any]] = {
     "qwen3_fp8": QWEN3_FP8,
     "qwen35_moe_bf16": QWEN35_MOE_BF16,
     "qwen35_moe_fp8": QWEN35_MOE_FP8,
+    "qwen35_bf16": QWEN35_BF16,
+    "nemotron3_bf16": NEMOTRON3_BF16,
     "gpt_oss": GPT_OSS,
     "minimax_m2": MINIMAX_M2,
     "llama_bf16": LLAMA_BF16,
