@@ -138,6 +138,8 @@ def _stored_words(weight: StoredWeight | None, tensor: StoredTensor) -> str:
         return _DTYPES.get(tensor.dtype, tensor.dtype)
     if weight.kind == "mxfp4":
         return "MXFP4"
+    if weight.kind == "int4":
+        return f"INT4, groups of {weight.block[1]}"
     if weight.block == (weight.rows, weight.cols):
         return "FP8, one scale"
     if weight.block == (1, weight.cols):

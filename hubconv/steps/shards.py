@@ -161,13 +161,13 @@ def partner_sets(jobs: Sequence[Job]) -> Mapping[str, PartnerSet]:
 
 
 def foreign_reads(unit: Unit, sets: Mapping[str, PartnerSet]) -> list[StoredTensor]:
-    """Tensors a unit reads from shards it does not open: scales, and partners for their amax."""
+    """Tensors a unit reads from shards it does not open: companions, partners for their amax."""
     opened = frozenset(unit.sources)
     reads: dict[str, StoredTensor] = {}
     for job in (*unit.jobs, *unit.tail):
         members = sets[job.partners].members if job.action == "nvfp4" else (job,)
         for member in members:
-            for tensor in member.reads:
+            for tensor in member.used:
                 if tensor.shard not in opened:
                     reads[tensor.name] = tensor
     return list(reads.values())

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hubconv.ends import Source, StagedFile, Staging, TensorQuality, UnitRecord
-from hubconv.errors import BrokenLineError, DamagedError, IntegrityError
+from hubconv.errors import BrokenLineError, DamagedError, IntegrityError, ScaleError
 from hubconv.kernels import Kernel
 from hubconv.steps.inventory import check_headers
 from hubconv.steps.plan import Plan
@@ -124,7 +124,7 @@ def _once(
             sink.write(unit.header())
             qualities = writer.run(unit, tasks)
             reader.prove()
-        except IntegrityError as error:
+        except (IntegrityError, ScaleError) as error:
             reason = reader.explain(error)
             if reason is error:
                 raise
