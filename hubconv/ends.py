@@ -86,6 +86,11 @@ class Source(Protocol):
         """`private`, `gated`, or empty: what stands against publishing its content openly."""
         ...
 
+    @property
+    def born(self) -> str:
+        """When the repository was made; empty for a folder, or where nobody knows."""
+        ...
+
     def files(self) -> Mapping[str, FileEntry]:
         """Every file of the pinned state, by path."""
         ...

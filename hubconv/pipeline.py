@@ -18,7 +18,14 @@ from hubconv.ends import Published, Source, Staging, Target, UnitRecord
 from hubconv.engines import Stop, run_units
 from hubconv.errors import ConflictError, IntegrityError, ResourceError, UsageError
 from hubconv.folder import FolderTarget
-from hubconv.opening import Scratch, caches_in, open_source, parse_target, refuse_same
+from hubconv.opening import (
+    Scratch,
+    caches_in,
+    open_source,
+    parse_target,
+    refuse_renamed,
+    refuse_same,
+)
 from hubconv.progress import Progress, SilentProgress
 from hubconv.steps.decide import Recipe
 from hubconv.steps.facts import Report
@@ -29,6 +36,7 @@ from hubconv.steps.publish import (
     foreign_files,
     other_source,
     preview_card,
+    refuse_reborn,
     source_card,
 )
 from hubconv.steps.schedule import Limits
@@ -58,6 +66,7 @@ class Request:
         private: Visibility of a new target repository; None follows the source.
         create_pr: Publish to a pull request.
         allow_public: Publish a private or gated source's content in a public repository.
+        new_owner: Take a source that was made anew under its name since the last publish.
         replace: Put the result in place of what the target holds.
         tag: Tag the publish commit.
         time_limit_s: Stop in order after this time; 0 for no limit.
@@ -76,6 +85,7 @@ class Request:
     private: bool | None = None
     create_pr: bool = False
     allow_public: bool = False
+    new_owner: bool = False
     replace: bool = False
     tag: bool = True
     time_limit_s: float = 0.0
@@ -140,16 +150,18 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
         source = open_source(request.source, request.revision, scratch)
         if source.commit:  # a renamed repository answers under its old name
             refuse_same(f"hf://{source.ref}", request.target)
+            refuse_renamed(request.source, source)
         target = open_target(request, scratch, stop.at_once)
+        target.check(source.restricted)
         planned = make_plan(source, request.recipe, __version__)
         for warning in (*planned.warnings, *source_card(source).notes):
             told.warn(warning)
-        target.check(source.restricted)
         published = target.published(planned.plan_id)
         if published is not None:
             target.tidy(planned.plan_id)
             return Outcome("up-to-date", planned, published, None, 0, 0, time.monotonic() - started)
         _refuse_foreign(target, planned, replace=request.replace)
+        refuse_reborn(target.manifest(), source, accepted=request.new_owner)
         telling = Telling(request.command, request.template, 0.0, versions())
         target.check_card(preview_card(planned, source, target, telling))
         return _Run(request, planned, source, target, scratch, told, stop, started).walk()

@@ -61,6 +61,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Publish content of a private or gated source in a public target.",
 )
+@click.option(
+    "--accept-new-owner",
+    "new_owner",
+    is_flag=True,
+    help="Take a source whose repository was made anew since the last publish.",
+)
 @click.option("--tag/--no-tag", default=True, help="Tag the publish commit.")
 @click.option(
     "--time-limit",

@@ -124,6 +124,13 @@ _RECIPE_OPTIONS: Final = (
         help="Regroup output shards to this size.  [default: the source's shards]",
     ),
     click.option(
+        "--code",
+        type=click.Choice(["copy", "skip", "refuse"]),
+        default="copy",
+        show_default=True,
+        help="Python files of the source: copy what its configuration names, skip or refuse all.",
+    ),
+    click.option(
         "--allow-flushed", is_flag=True, help="Accept tensors whose outliers flush blocks to zero."
     ),
 )
@@ -148,6 +155,7 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
         input_scale=values.pop("input_scale"),
         max_shard_bytes=values.pop("max_shard_size"),
         allow_flushed=values.pop("allow_flushed"),
+        code=values.pop("code"),
     )
 
 

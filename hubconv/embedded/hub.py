@@ -120,10 +120,15 @@ class EmbeddedHub:
         return self._state.root
 
     def add_user(
-        self, name: str, token: str, orgs: Iterable[str] = (), role: str = "write"
+        self,
+        name: str,
+        token: str,
+        orgs: Iterable[str] = (),
+        role: str = "write",
+        scopes: Iterable[str] = (),
     ) -> Account:
-        """Put a token in force; `role` is `write` or `read`."""
-        return self._state.accounts.add(name, token, orgs, role)
+        """Put a token in force; `role` is `write`, `read`, or `fineGrained` with `scopes`."""
+        return self._state.accounts.add(name, token, orgs, role, scopes)
 
     def revoke(self, token: str) -> None:
         """Put a token out of force."""

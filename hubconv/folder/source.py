@@ -22,6 +22,7 @@ class FolderSource:
 
     commit = ""
     restricted = ""
+    born = ""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():

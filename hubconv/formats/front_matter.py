@@ -143,6 +143,11 @@ def _licence(scalars: dict[str, str], notes: list[str]) -> dict[str, str]:
         licence = "other"
     if licence:
         scalars["license"] = licence
+    if re.search(r"-nd(-|$)", licence):
+        notes.append(
+            f"The source's licence, {licence}, allows nobody to pass on changed versions: ask its "
+            "owner before you publish one."
+        )
     if "license_name" in scalars:
         name = re.sub(r"[^a-z0-9.\-]+", "-", scalars["license_name"].lower()).strip("-.")
         scalars["license_name"] = name

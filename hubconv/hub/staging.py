@@ -29,7 +29,7 @@ from hubconv.hub.client import (
     is_passing,
     pause,
 )
-from hubconv.hub.commits import TRAILER, Commits, branch_gone
+from hubconv.hub.commits import TRAILER, branch_gone
 from hubconv.hub.compat import (
     NOT_FOUND,
     addition,
@@ -89,7 +89,7 @@ class HubStaging:
         self._branch = branch_of(plan_id)
         self._work_dir = work_dir
         self._publisher = publisher
-        self._commits = Commits(client, repo)
+        self._commits = publisher.commits
         self._at_once = at_once
         self._lock = threading.Lock()
         self._committing = threading.Lock()

@@ -15,6 +15,7 @@ from hubconv.formats.nvfp4 import BLOCK, Scales
 from hubconv.formats.stored import StoredWeight
 from hubconv.profiles import Profile
 from hubconv.profiles.stored_as import READERS, fp8_block_of, scale_name, stored_weight
+from hubconv.steps.copies import Code
 from hubconv.steps.inventory import Inventory
 from hubconv.steps.partners import Action, check_experts, partner_keys, some
 from hubconv.steps.spell import Output, kept_outputs, nvfp4_outputs
@@ -42,6 +43,7 @@ class Recipe:
         input_scale: Activation scale written where a layout wants one.
         max_shard_bytes: Regroup output shards to this size; 0 keeps the source's shards.
         allow_flushed: Accept tensors with many blocks flushed to zero.
+        code: What becomes of Python files that travel along.
     """
 
     layout: str = ""
@@ -53,6 +55,7 @@ class Recipe:
     input_scale: float = 1.0
     max_shard_bytes: int = 0
     allow_flushed: bool = False
+    code: Code = "copy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,11 @@ def manifest(plan: Plan, report: Report, files: Mapping[str, tuple[int, str]]) -
         "hubconv": report.run.versions.get("hubconv", plan.facts.version),
         "schema": SCHEMA,
         "plan_id": plan.plan_id,
-        "source": {"repo": report.source, "commit": report.commit},
+        "source": {
+            "repo": report.source,
+            "commit": report.commit,
+            "created_at": report.run.source_born,
+        },
         "layout": plan.layout,
         "policy": plan.policy,
         "activations": plan.activations,

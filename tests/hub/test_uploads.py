@@ -48,11 +48,19 @@ class Line:
 
     def open(self):
         from hubconv.hub.client import HubClient
+        from hubconv.hub.privacy import Guard
         from hubconv.hub.publisher import Publisher
         from hubconv.hub.staging import HubStaging
 
         client = HubClient(self.api, wait=self.waits.append)
-        publisher = Publisher(client, self.repo, create_pr=False, tag=False, public_after=False)
+        publisher = Publisher(
+            client,
+            self.repo,
+            create_pr=False,
+            tag=False,
+            public_after=False,
+            guard=Guard(self.repo, ""),
+        )
 
         def at_once():
             if self.ended:
