@@ -16,7 +16,7 @@ from hubconv.hub.client import HubClient
 
 MOST_LISTED: Final = 1000
 SHOWN: Final = 3
-LIKE: Final = 0.6
+LIKE: Final = 0.75
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def booby_trapped(lfs_studio, checkpoints, tmp_path):
     folder, mark = checkpoints(BF16, tmp_path / "source"), tmp_path / "mark"
     code = CANARY.format(path=str(mark))
     for name in ("modeling_evil.py", "helper.py", "setup.py", "sitecustomize.py"):
-        (folder / name).write_text(code)
+        (folder / name).write_text(f"{code}# {name}\n")
     (folder / "modeling_evil.py").write_text(code + "from .helper import x\n")
     (folder / "inference").mkdir()
     (folder / "inference/model.py").write_text(code)
@@ -47,7 +47,8 @@ def booby_trapped(lfs_studio, checkpoints, tmp_path):
     (folder / "inference/fast.so").write_bytes(b"\x7fELF")
     for name in PICKLES:
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"cposix\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR.")
+        pickled = f"cposix\nsystem\n(S'touch {mark} # {name}'\ntR."
+        (folder / name).write_bytes(pickled.encode())
     config = json.loads((folder / "config.json").read_text())
     config["auto_map"] = {"AutoModelForCausalLM": "modeling_evil.EvilModel"}
     (folder / "config.json").write_text(json.dumps(config))
