@@ -158,7 +158,8 @@ def test_the_manifest_names_source_recipe_and_files(repack):
     table = manifest(repack, report, files)
     assert json.loads(json.dumps(table, allow_nan=False)) is not None
     assert table["schema"] == 1
-    assert table["source"] == {"repo": "maker/DeepSeek-V4-FP8", "commit": COMMIT}
+    source = {"repo": "maker/DeepSeek-V4-FP8", "commit": COMMIT, "created_at": ""}
+    assert table["source"] == source
     assert table["plan_id"] == repack.plan_id
     assert table["files"] == {
         "a.json": {"size": 1, "sha256": "aa"},
