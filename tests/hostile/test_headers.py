@@ -220,3 +220,39 @@ def test_entries_that_are_no_files_are_passed_over(lfs_studio, tmp_path):
     ]
     lfs_studio.hub.faults.answer("GET", "/tree/", 200, body=json.dumps(entries))
     assert set(HubSource(lfs_studio.client(), source, "", tmp_path).files()) == {"config.json"}
+
+
+# ── links in a folder ────────────────────────────────────────────────────────────────────────
+
+
+def test_a_link_that_leads_out_of_a_folder_publishes_nothing(tmp_path, caplog):
+    folder = copy_of("llama_bf16", tmp_path / "source")
+    secret = tmp_path / "secret.json"
+    secret.write_text('{"key": "private"}')
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("../secret.json")
+    (folder / "vocab.json").symlink_to("tokenizer_config.json")
+    copied = {entry.path for entry in planned(folder).copies}
+    assert "tokenizer.json" not in copied
+    assert "vocab.json" in copied
+    assert "tokenizer.json is a link that leads out" in caplog.text
+
+
+def test_links_of_a_download_cache_are_followed(tmp_path):
+    blobs, folder = tmp_path / "models--x/blobs", tmp_path / "models--x/snapshots/abc"
+    plain = copy_of("llama_bf16", tmp_path / "plain")
+    folder.mkdir(parents=True)
+    blobs.mkdir()
+    for path in (path for path in plain.iterdir() if path.is_file()):
+        path.rename(blobs / f"blob-{path.name}")
+        (folder / path.name).symlink_to(f"../../blobs/blob-{path.name}")
+    assert "tokenizer.json" in {entry.path for entry in planned(folder).copies}
+
+
+def test_a_link_in_a_target_is_foreign_content_like_any_file(tmp_path):
+    from hubconv.folder import FolderTarget
+
+    (tmp_path / "mine.json").write_text("{}")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target/link.json").symlink_to("../mine.json")
+    assert set(FolderTarget(tmp_path / "target").files()) == {"link.json"}

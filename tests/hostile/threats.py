@@ -38,6 +38,7 @@ SOURCE = {
     ),
     "S7 links and submodules": (
         "hostile/test_headers.py::test_entries_that_are_no_files_are_passed_over",
+        "hostile/test_headers.py::test_a_link_that_leads_out_of_a_folder_publishes_nothing",
     ),
     "S8 numbers that are none": (
         "test_work.py::test_nan_and_infinity_are_refused_and_the_keep_in_the_message_works",
