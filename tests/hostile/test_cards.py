@@ -188,6 +188,15 @@ def test_an_alias_bomb_is_dropped_and_not_expanded(key):
     assert len(card_of(said)) < 20_000
 
 
+@pytest.mark.parametrize("end", ["---", "x---", "x----", "x---  "])
+def test_no_value_ends_the_front_matter(end):
+    text = f"---\nlicense: other\nlicense_link: LICENSE\ntags: [a, 'b{end}']\n---\n"
+    card = card_of(read_front_matter(text))
+    # As readers do that ask for no line of its own for the dashes.
+    found = re.match(r"---\n(.*?)(?:\n)?---[ \t]*(?:\n|\Z)", card, re.DOTALL)
+    assert found[1].splitlines()[-1] == "quantized_by: hubconv"
+
+
 def card_of(said):
     return render_card(replace(FACTS, source_card=said))
 

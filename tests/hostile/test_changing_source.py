@@ -102,6 +102,15 @@ def test_a_pinned_commit_that_is_gone_is_a_conflict(studio, tmp_path, way, path)
         shard.read(0, 8)
 
 
+def test_a_pinned_commit_that_is_gone_is_noticed_by_a_stream_too(studio, tmp_path, monkeypatch):
+    monkeypatch.setattr("hubconv.hub.source.SMALL_BYTES", 0)
+    path, source = "model-00001-of-00002.safetensors", studio.own_source(BF16)
+    view = HubSource(studio.client(), source, "", tmp_path)
+    vanish(studio, source)
+    with pytest.raises(ConflictError, match="no longer exists"), view.open(path) as shard:
+        shard.read(0, 8)
+
+
 def test_a_commit_that_vanishes_in_mid_run_costs_no_shard(studio, monkeypatch):
     from hubconv.hub.staging import HubStaging
 
