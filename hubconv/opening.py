@@ -109,6 +109,25 @@ def refuse_renamed(word: str, source: Source) -> None:
         )
 
 
+def refuse_hidden(source: Source, before: str) -> None:
+    """A source whose owner has closed it since the run began is not published in the open.
+
+    Args:
+        source: As it is now.
+        before: Its restriction when the target was checked for it.
+
+    Raises:
+        NotAllowedError: It has become private or gated.
+    """
+    now = source.restricted
+    if now and now != before:
+        raise NotAllowedError(
+            f"{source.ref} has become {now} while this run worked.",
+            "Nothing was published and every shard is kept. Run the same command again: what it "
+            "publishes then is as closed as the source.",
+        )
+
+
 class Scratch:
     """A folder of this process for shards on their way; those of dead runs are swept.
 

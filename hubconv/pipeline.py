@@ -23,6 +23,7 @@ from hubconv.opening import (
     caches_in,
     open_source,
     parse_target,
+    refuse_hidden,
     refuse_renamed,
     refuse_same,
 )
@@ -152,7 +153,8 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
             refuse_same(f"hf://{source.ref}", request.target)
             refuse_renamed(request.source, source)
         target = open_target(request, scratch, stop.at_once)
-        target.check(source.restricted)
+        restricted = source.restricted
+        target.check(restricted)
         planned = make_plan(source, request.recipe, __version__)
         for warning in (*planned.warnings, *source_card(source).notes):
             told.warn(warning)
@@ -164,7 +166,8 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
         refuse_reborn(target.manifest(), source, accepted=request.new_owner)
         telling = Telling(request.command, request.template, 0.0, versions())
         target.check_card(preview_card(planned, source, target, telling))
-        return _Run(request, planned, source, target, scratch, told, stop, started).walk()
+        run = _Run(request, planned, source, target, scratch, told, stop, started, restricted)
+        return run.walk()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,7 @@ class _Run:
     progress: Progress
     stop: Stop
     started: float
+    restricted: str
 
     def walk(self) -> Outcome:
         """Units, verification, publish, comparison."""
@@ -215,6 +219,8 @@ class _Run:
         release, report = compose(self.plan, ordered, self.source, self.target, telling)
         self.stop.at_once()
         self.progress.phase("Publishing")
+        if not self.request.allow_public:
+            refuse_hidden(self.source, self.restricted)
         published = staging.publish(release)
         self._compare(published, release.files)
         staging.discard()

@@ -94,7 +94,6 @@ class HubSource:
         )
         self._repo = info.id
         self._commit = str(info.sha)
-        self._restricted = restriction_of(info)
         self._born = info.created_at.isoformat() if info.created_at else ""
         self._place = place
         self._budget = budget
@@ -116,8 +115,17 @@ class HubSource:
 
     @property
     def restricted(self) -> str:
-        """Private or gated, if it is."""
-        return self._restricted
+        """Private or gated, if it is; asked anew, for its owner may change his mind.
+
+        Raises:
+            ConflictError: It is no longer there for this account.
+        """
+
+        def ask() -> str:
+            with self._still_there():
+                return restriction_of(self._client.api.model_info(self._repo))
+
+        return self._client.call(f"Looking who may see {self._repo}", ask)
 
     @property
     def born(self) -> str:

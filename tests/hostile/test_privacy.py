@@ -204,6 +204,25 @@ def test_tidying_up_after_a_kill_shows_nothing_without_the_word(studio, hidden):
     assert studio.is_private(target)
 
 
+def test_a_source_that_turns_private_in_mid_run_is_not_published_openly(studio, monkeypatch):
+    from hubconv.hub.staging import HubStaging
+
+    source, target, flush = studio.own_source(BF16), studio.name(), HubStaging.flush
+
+    def watched(self):
+        studio.api.update_repo_settings(source, private=True)
+        flush(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HubStaging, "flush", watched)
+        with pytest.raises(NotAllowedError, match=f"{source} has become private while"):
+            studio.convert(source, target)
+    assert studio.publishes(target) == []
+    assert studio.is_private(target)
+    done = studio.convert(source, target)
+    assert (done.units_made, studio.is_private(target)) == (0, True)
+
+
 def test_a_source_that_turned_private_between_two_runs_stays_hidden(studio):
     source, target = studio.own_source(BF16), studio.name()
     studio.hub.faults.answer("POST", target + MAIN, 500, times=None)
