@@ -4,16 +4,14 @@ A folder and a Hub repository are two implementations of the same protocols; not
 house asks which of the two it is talking to.
 """
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from hubconv.formats.nvfp4 import Quality
 from hubconv.journal import NO_NOTE, Note
+from hubconv.records import UnitRecord
 
 MANIFEST: Final = "hubconv.json"
 CARD: Final = "README.md"
@@ -87,6 +85,11 @@ class Source(Protocol):
         """`private`, `gated`, or empty: what stands against publishing its content openly."""
         ...
 
+    @property
+    def born(self) -> str:
+        """When the repository was made; empty for a folder, or where nobody knows."""
+        ...
+
     def files(self) -> Mapping[str, FileEntry]:
         """Every file of the pinned state, by path."""
         ...
@@ -112,71 +115,6 @@ class Source(Protocol):
     def allow_disk(self, nbytes: int) -> None:
         """How many bytes of disk all opened shards may take together."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class TensorQuality:
-    """How one NVFP4 weight came out."""
-
-    module: str
-    role: str
-    shape: tuple[int, int]
-    global_scale: float
-    quality: Quality
-
-
-@dataclass(frozen=True, slots=True)
-class UnitRecord:
-    """The proof that an output shard is finished: an entry of the journal.
-
-    Attributes:
-        plan_id: The plan it belongs to.
-        shard: Its path in the target.
-        size: Bytes.
-        sha256: Of its content, computed while it was written.
-        tensors: Every NVFP4 weight in it.
-        device: What computed it.
-        version: hubconv's version.
-        seconds: Wall time it took.
-    """
-
-    plan_id: str
-    shard: str
-    size: int
-    sha256: str
-    tensors: tuple[TensorQuality, ...]
-    device: str
-    version: str
-    seconds: float
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """The record a line of JSON holds.
-
-        Raises:
-            ValueError: It holds no record: whoever reads journals then makes the unit again.
-        """
-        try:
-            data = json.loads(text)
-            tensors = tuple(_tensor_quality(entry) for entry in data.pop("tensors"))
-            return cls(tensors=tensors, **data)
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"not a unit record: {error}") from error
-
-
-def _tensor_quality(entry: Mapping[str, Any]) -> TensorQuality:
-    rows, cols = entry["shape"]
-    return TensorQuality(
-        entry["module"],
-        entry["role"],
-        (rows, cols),
-        entry["global_scale"],
-        Quality(**entry["quality"]),
-    )
 
 
 @dataclass(frozen=True, slots=True)

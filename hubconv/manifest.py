@@ -8,6 +8,7 @@ from typing import Any, Final
 from hubconv.ends import MANIFEST, FileEntry, Source
 
 READ_BYTES: Final = 16 * 1024 * 1024
+MAX_MANIFEST_BYTES: Final = 64 * 1024 * 1024
 
 
 def read_manifest(view: Source) -> dict[str, Any] | None:
@@ -16,7 +17,7 @@ def read_manifest(view: Source) -> dict[str, Any] | None:
     Its `files` is a table of {"size", "sha256"} by path; nothing else of it is checked.
     """
     entry = view.files().get(MANIFEST)
-    if entry is None:
+    if entry is None or entry.size > MAX_MANIFEST_BYTES:
         return None
     try:
         manifest = json.loads(view.read(MANIFEST, 0, entry.size))

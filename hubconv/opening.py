@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final
 
 from hubconv.ends import Source
-from hubconv.errors import ResourceError, UsageError
+from hubconv.errors import NotAllowedError, ResourceError, UsageError
 from hubconv.folder import FolderSource
 from hubconv.hub.waiting import AtOnce, never
 from hubconv.version import __version__
@@ -43,11 +43,13 @@ def open_source(word: str, revision: str, scratch: Path, at_once: AtOnce = never
     if revision and ref.revision:
         raise UsageError(f"{word} names a revision, and so does --revision.", "Use one of them.")
     from hubconv.hub.client import open_client
+    from hubconv.hub.likeness import with_likeness
     from hubconv.hub.source import HubSource
 
     client = open_client(__version__, SOURCE_TOKEN, at_once)
-    slots = scratch / "slots"
-    return HubSource(client, ref.name, revision or ref.revision, slots, at_once=at_once)
+    slots, wanted = scratch / "slots", revision or ref.revision
+    with with_likeness(client, ref.name, wanted):
+        return HubSource(client, ref.name, wanted, slots, at_once=at_once)
 
 
 def parse_target(word: str) -> EndRef:
@@ -77,11 +79,54 @@ def refuse_same(source: str, target: str) -> None:
     if read.kind == "hub":
         same = read.name.casefold() == written.name.casefold()
     else:
-        same = Path(read.name).resolve() == Path(written.name).resolve()
+        same = _is_one(Path(read.name), Path(written.name))
     if same:
         raise UsageError(
             f"Source and target are both {read.name}.",
             "The source is never written to: name another target.",
+        )
+
+
+def _is_one(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one folder, by links, mounts or another case of the letters."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
+def refuse_renamed(word: str, source: Source) -> None:
+    """A source must answer under the name it was asked for by.
+
+    A name that leads on to another may lead to another owner: whoever schedules a conversion
+    trusts the name that he wrote down.
+
+    Raises:
+        NotAllowedError: The Hub answers under another name.
+    """
+    asked = parse_end(word)
+    if asked.kind == "hub" and source.ref.casefold() != asked.name.casefold():
+        raise NotAllowedError(
+            f"{asked.name} is now called {source.ref}.",
+            f"If that is the source you mean, name it: {source.ref}.",
+        )
+
+
+def refuse_hidden(source: Source, before: str) -> None:
+    """A source whose owner has closed it since the run began is not published in the open.
+
+    Args:
+        source: As it is now.
+        before: Its restriction when the target was checked for it.
+
+    Raises:
+        NotAllowedError: It has become private or gated.
+    """
+    now = source.restricted
+    if now and now != before:
+        raise NotAllowedError(
+            f"{source.ref} has become {now} while this run worked.",
+            "Nothing was published and every shard is kept. Run the same command again: what it "
+            "publishes then is as closed as the source.",
         )
 
 

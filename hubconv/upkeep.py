@@ -177,10 +177,11 @@ def _compared(journal: Journal) -> Unfinished:
         return Unfinished(journal, "unchanged")  # asked for by its commit
     from hubconv.hub.client import open_client
     from hubconv.hub.commits import Commits
+    from hubconv.hub.privacy import Guard
 
     try:
         client = open_client(__version__, SOURCE_TOKEN)
-        head = Commits(client, note.source).head(note.revision or "main")
+        head = Commits(client, note.source, Guard(note.source)).head(note.revision or "main")
     except HubconvError as error:
         return Unfinished(journal, "unknown", why=error.what)
     return Unfinished(journal, "unchanged" if head == note.commit else "moved", head=head)

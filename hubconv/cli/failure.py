@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from hubconv.errors import HubconvError
+from hubconv.progress import printable
 
 _SECRETS: Final = re.compile(
     r"hf_[A-Za-z0-9_]{8,}|Bearer\s+\S+|(?<=[?&])(X-Amz-[^=]+|Signature|Policy|Key-Pair-Id)=[^&\s]+",
@@ -30,6 +31,11 @@ def without_secrets(text: str) -> str:
     return _SECRETS.sub("***", text)
 
 
+def _harmless(text: str) -> str:
+    """A message without secrets, and without what a source's names could do to a terminal."""
+    return printable(without_secrets(text))
+
+
 def report_failure(error: HubconvError, *, as_json: bool) -> int:
     """Tell of a failure and give its exit code.
 
@@ -37,9 +43,9 @@ def report_failure(error: HubconvError, *, as_json: bool) -> int:
     """
     if as_json:
         _tell_json(error, error.exit_code, error.what, error.next_step)
-    click.echo(f"Error: {without_secrets(error.what)}", err=True)
+    click.echo(f"Error: {_harmless(error.what)}", err=True)
     if error.next_step:
-        click.echo(f"       {without_secrets(error.next_step)}", err=True)
+        click.echo(f"       {_harmless(error.next_step)}", err=True)
     if os.environ.get("HUBCONV_DEBUG"):
         click.echo(without_secrets("".join(traceback.format_exception(error))), err=True)
     return error.exit_code

@@ -147,6 +147,13 @@ _RECIPE_OPTIONS: Final = (
         help="Regroup output shards to this size.  [default: the source's shards]",
     ),
     click.option(
+        "--code",
+        type=click.Choice(["copy", "skip", "refuse"]),
+        default="copy",
+        show_default=True,
+        help="Python files of the source: copy what its configuration names, skip or refuse all.",
+    ),
+    click.option(
         "--allow-flushed", is_flag=True, help="Accept tensors whose outliers flush blocks to zero."
     ),
 )
@@ -171,6 +178,7 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
         input_scale=values.pop("input_scale"),
         max_shard_bytes=values.pop("max_shard_size"),
         allow_flushed=values.pop("allow_flushed"),
+        code=values.pop("code"),
     )
 
 
@@ -185,6 +193,7 @@ def recipe_words(recipe: Recipe) -> list[str]:
         "--scales": (recipe.scales, blank.scales),
         "--mtp": (recipe.mtp, blank.mtp),
         "--max-shard-size": (recipe.max_shard_bytes, blank.max_shard_bytes),
+        "--code": (recipe.code, blank.code),
     }
     words = [
         word for name, (value, usual) in named.items() if value != usual
@@ -238,6 +247,12 @@ _TARGET_OPTIONS: Final = (
         "allow_public",
         is_flag=True,
         help="Publish content of a private or gated source in a public target.",
+    ),
+    click.option(
+        "--accept-new-owner",
+        "new_owner",
+        is_flag=True,
+        help="Take a source whose repository was made anew since the last publish.",
     ),
 )
 

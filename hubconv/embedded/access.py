@@ -72,6 +72,6 @@ def contributed_repo(call: Call) -> tuple[Repository, Account]:
     """
     repo = visible_repo(call)
     account = demand_login(call.account)
-    if account.role != "write":
+    if account.role == "read":
         raise Refusal(403, "You need a token with the write role for this; yours can only read.")
     return repo, account

@@ -8,6 +8,9 @@ from typing import Any
 from hubconv.embedded.records import RepoCard
 from hubconv.embedded.refusals import Refusal
 
+FINE_GRAINED = "fineGrained"
+WRITING = ["repo.content.read", "repo.write"]
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -17,7 +20,8 @@ class Account:
         name: User name, and the namespace that is his own.
         token: What stands after `Bearer`.
         orgs: Organizations he belongs to.
-        role: `write` or `read`; a `read` token changes nothing.
+        role: `write`, `read` or `fineGrained`; a `read` token changes nothing.
+        scopes: Namespaces that a `fineGrained` token may write to.
         makes_refs: May make and delete branches and tags, and not commit alone.
     """
 
@@ -25,6 +29,7 @@ class Account:
     token: str
     orgs: tuple[str, ...] = ()
     role: str = "write"
+    scopes: tuple[str, ...] = ()
     makes_refs: bool = True
 
     def belongs_to(self, namespace: str) -> bool:
@@ -33,7 +38,10 @@ class Account:
 
     def whoami(self) -> dict[str, Any]:
         """The answer to `whoami-v2`."""
-        token = {"displayName": f"{self.name}-{self.role}", "role": self.role}
+        token: dict[str, Any] = {"displayName": f"{self.name}-{self.role}", "role": self.role}
+        if self.role == FINE_GRAINED:
+            scoped = [{"entity": {"name": name}, "permissions": WRITING} for name in self.scopes]
+            token["fineGrained"] = {"canReadGatedRepos": False, "global": [], "scoped": scoped}
         return {
             "type": "user",
             "id": self.name,
@@ -59,11 +67,12 @@ class Accounts:
         token: str,
         orgs: Iterable[str] = (),
         role: str = "write",
+        scopes: Iterable[str] = (),
         *,
         makes_refs: bool = True,
     ) -> Account:
         """Put a token in force."""
-        account = Account(name, token, tuple(orgs), role, makes_refs)
+        account = Account(name, token, tuple(orgs), role, tuple(scopes), makes_refs)
         with self._lock:
             self._by_token[token] = account
         return account
@@ -122,9 +131,11 @@ def demand_write(account: Account | None, namespace: str) -> Account:
         Refusal: There was no token, or it is too weak.
     """
     caller = demand_login(account)
-    if caller.role != "write":
+    if caller.role == "read":
         raise Refusal(403, "You need a token with the write role for this; yours can only read.")
     if not caller.belongs_to(namespace):
         message = f'You don\'t have the rights to write under the namespace "{namespace}".'
         raise Refusal(403, message)
+    if caller.role == FINE_GRAINED and namespace not in caller.scopes:
+        raise Refusal(403, f"Your token has no write permission under {namespace}.")
     return caller

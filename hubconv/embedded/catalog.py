@@ -31,13 +31,13 @@ class Catalog:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def find(self, repo_type: str, repo_id: str) -> Repository:
-        """A repository by type and id.
+        """A repository by type and id, or by a name that it had and nobody has now.
 
         Raises:
             Refusal: There is none.
         """
         with self._lock:
-            repo = self._repos.get((repo_type, repo_id.lower()))
+            repo = self._repos.get((repo_type, repo_id.lower())) or self._moved(repo_type, repo_id)
         if repo is None:
             raise repo_not_found()
         return repo
@@ -102,8 +102,15 @@ class Catalog:
             if (repo.card.type, to_id.lower()) in self._repos:
                 raise Refusal(409, f"There is a {repo.card.type} repo {to_id} already")
             self._repos.pop((repo.card.type, repo.id.lower()), None)
-            repo.save_card(id=to_id)
+            repo.save_card(id=to_id, former=(*repo.card.former, repo.id))
             self._remember(repo)
+
+    def _moved(self, repo_type: str, repo_id: str) -> Repository | None:
+        """The real Hub redirects; its clients follow, so that both come to the same."""
+        for (kind, _), repo in self._repos.items():
+            if kind == repo_type and repo_id.lower() in {name.lower() for name in repo.card.former}:
+                return repo
+        return None
 
     def _remember(self, repo: Repository) -> None:
         self._repos[repo.card.type, repo.id.lower()] = repo

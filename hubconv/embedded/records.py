@@ -63,7 +63,7 @@ class LargeObject:
 
 @dataclass(frozen=True, slots=True)
 class RepoCard:
-    """What is known of a repository besides its history."""
+    """What is known of a repository besides its history; `former` are names that lead to it."""
 
     key: str
     type: str
@@ -73,6 +73,7 @@ class RepoCard:
     created_at: str = ""
     granted: tuple[str, ...] = ()
     downloads: int = 0
+    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ class Repository:
         self.lock = threading.RLock()
         self._trees: dict[str, FileTree] = {}
         card = read_json(folder / "card.json")
-        self.card = RepoCard(**{**card, "granted": tuple(card["granted"])})
+        lists = {name: tuple(card.get(name, ())) for name in ("granted", "former")}
+        self.card = RepoCard(**{**card, **lists})
 
     @property
     def id(self) -> str:

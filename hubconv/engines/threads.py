@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from hubconv.ends import UnitRecord
 from hubconv.engines.stop import Stop
 from hubconv.errors import HubconvError, StoppedError
 from hubconv.progress import Progress
+from hubconv.records import UnitRecord
 from hubconv.steps.shards import Unit
 from hubconv.work import Bench, work
 

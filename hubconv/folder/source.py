@@ -1,13 +1,17 @@
 """A checkpoint in a folder, as a source."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from hubconv.ends import ByteRange, FileEntry, ShardBytes
 from hubconv.errors import SourceError
 from hubconv.files import PositionedFile
+
+LOG: Final = logging.getLogger(__name__)
 
 
 class FolderSource:
@@ -15,6 +19,7 @@ class FolderSource:
 
     Args:
         folder: Where it lies.
+        own: It is the user's own result: links in it are looked at wherever they lead.
 
     Raises:
         SourceError: There is no such folder.
@@ -22,12 +27,13 @@ class FolderSource:
 
     commit = ""
     restricted = ""
+    born = ""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, own: bool = False) -> None:
         if not folder.is_dir():
             raise SourceError(f"{folder} is not a folder.", "Check the path.")
         self._folder = folder
-        self._files = {entry.path: entry for entry in _walk(folder)}
+        self._files = {entry.path: entry for entry in _walk(folder, own=own)}
 
     @property
     def ref(self) -> str:
@@ -77,7 +83,7 @@ class FolderSource:
         """Reading a folder takes none."""
 
 
-def _walk(folder: Path) -> Iterator[FileEntry]:
+def _walk(folder: Path, *, own: bool) -> Iterator[FileEntry]:
     root = folder.resolve()
     for current, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -86,9 +92,26 @@ def _walk(folder: Path) -> Iterator[FileEntry]:
             # A shard may be a link into a download cache; a link to a device or a loop is nothing.
             if name.startswith(".") or not path.is_file():
                 continue
+            if not own and _leads_out(path, root):
+                LOG.error("%s is a link that leads out of %s: it is left out.", name, folder)
+                continue
             status = path.stat()
             yield FileEntry(
                 path.relative_to(root).as_posix(),
                 status.st_size,
                 stamp=str(status.st_mtime_ns),
             )
+
+
+def _leads_out(path: Path, root: Path) -> bool:
+    """Whether a link could publish a file of this machine that is no part of the checkpoint.
+
+    A link into the download cache that the folder belongs to is no such link, nor is a shard's,
+    which comes to nothing where it leads to anything but a shard.
+    """
+    if not path.is_symlink() or path.suffix == ".safetensors":
+        return False
+    file = path.resolve()
+    if root.parent.name == "snapshots" and file.is_relative_to(root.parent.parent / "blobs"):
+        return False
+    return not file.is_relative_to(root)

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from hubconv.ends import CARD, JOURNAL, MANIFEST, Published, Release, Sink, Source, UnitRecord
+from hubconv.ends import CARD, JOURNAL, MANIFEST, Published, Release, Sink, Source
 from hubconv.files import (
     PARTIAL,
     FileSink,
@@ -23,6 +23,7 @@ from hubconv.files import (
 from hubconv.folder.source import FolderSource
 from hubconv.formats.checkpoint import INDEX_NAME
 from hubconv.journal import NO_NOTE, NOTE_NAME, Note
+from hubconv.records import UnitRecord
 
 PUBLISHING: Final = "publishing.json"
 """Lists what a publish is about to put in its place."""

@@ -30,7 +30,7 @@ class FolderTarget:
 
     def files(self) -> Mapping[str, FileEntry]:
         """What the folder holds, the journal apart."""
-        return FolderSource(self._folder).files() if self._folder.is_dir() else {}
+        return FolderSource(self._folder, own=True).files() if self._folder.is_dir() else {}
 
     def check(self, restricted: str) -> None:
         """Refuse a folder that cannot be written; take back what a killed publish left in it.

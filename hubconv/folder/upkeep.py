@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hubconv.ends import JOURNAL, UnitRecord
+from hubconv.ends import JOURNAL
 from hubconv.folder.target import FolderTarget
 from hubconv.journal import NO_NOTE, NOTE_NAME, Freed, Journal, Note
+from hubconv.records import UnitRecord
 
 
 class FolderKeeper:

@@ -214,6 +214,8 @@ def parse_index(text: bytes, present: Iterable[str]) -> dict[str, str]:
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise HeaderError(f"{INDEX_NAME} has no weight_map.")
+    if len(weight_map) > MAX_TENSORS:
+        raise HeaderError(f"{INDEX_NAME} lists {len(weight_map)} tensors; cap is {MAX_TENSORS}.")
     files = frozenset(present)
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard) or ".." in shard:

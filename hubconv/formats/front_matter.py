@@ -143,6 +143,11 @@ def _licence(scalars: dict[str, str], notes: list[str]) -> dict[str, str]:
         licence = "other"
     if licence:
         scalars["license"] = licence
+    if re.search(r"-nd(-|$)", licence):
+        notes.append(
+            f"The source's licence, {licence}, allows nobody to pass on changed versions: ask its "
+            "owner before you publish one."
+        )
     if "license_name" in scalars:
         name = re.sub(r"[^a-z0-9.\-]+", "-", scalars["license_name"].lower()).strip("-.")
         scalars["license_name"] = name
@@ -233,7 +238,8 @@ def write_front_matter(values: Mapping[str, str | Sequence[str]]) -> str:
 
 def _quoted(text: str) -> str:
     """Plain where no reader could take it for something else, else in JSON's quotes."""
-    if _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS:
+    # Some readers take dashes at the end of a line for the end of the front matter.
+    if _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS and "---" not in text:
         return text
     quoted = json.dumps(text, ensure_ascii=False).replace("<", "\\u003c")  # no HTML comments
     # YAML reads two escaped surrogates as two characters, so only the basic plane is escaped.

@@ -8,11 +8,12 @@ import email.utils
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
@@ -51,6 +52,14 @@ class HubClient:
 
     api: HfApi
     wait: Callable[[float], None] = time.sleep
+
+    def __reduce__(self) -> NoReturn:
+        """A client holds a token: it goes into no file and to no other process.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("a Hub client holds a token and is not passed on: open one where it works")
 
     def call(self, what: str, function: Callable[[], Result]) -> Result:
         """Run a request that may be repeated safely, with patience for faults that pass.
@@ -146,7 +155,7 @@ def explain(error: BaseException, what: str) -> HubconvError:
     if isinstance(error, GatedRepoError):
         return NotAllowedError(
             f"{what}: the repository is gated and this account has no access.",
-            "Open its page on the Hub, accept its terms, then run again with that account's token.",
+            f"Open {_page_of(error)}, accept its terms, then run again with that account's token.",
         )
     if isinstance(error, RevisionNotFoundError):
         return SourceError(f"{what}: there is no such revision.", "Check --revision.")
@@ -174,13 +183,23 @@ def _explain_status(error: BaseException, what: str) -> HubconvError:
     if status in REFUSED:
         return NotAllowedError(
             f"{what}: the Hub refused ({status}): {_brief(error)}.",
-            "Use a token with write access to this repository (hf auth login, or HF_TOKEN).",
+            "Use a token with write access to this repository (hf auth login, or HF_TOKEN), or do "
+            "what the Hub asks for. Finished shards are kept.",
         )
     if is_passing(error):
         return TemporaryError(f"{what}: {_brief(error)}.", "Run the same command again later.")
     return HubconvError(f"{what} failed: {_brief(error)}.")
 
 
+def _page_of(error: GatedRepoError) -> str:
+    """Where a person opens the repository that a request was refused for."""
+    url = str(error.response.url) if error.response is not None else ""
+    found = re.match(r"(https?://[^/]+)/(?:api/models/)?([^/]+/[^/]+)/", f"{url}/")
+    return f"{found[1]}/{found[2]}" if found else "its page on the Hub"
+
+
 def _brief(error: BaseException) -> str:
-    text = str(error).strip().split("\n")[0].rstrip(".")
+    # What the server says for people tells more than the client's line of status and address.
+    told = getattr(error, "server_message", None) or str(error)
+    text = told.strip().split("\n")[0].rstrip(".")
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

@@ -12,6 +12,7 @@ from huggingface_hub import (
 
 from hubconv.errors import ConflictError
 from hubconv.hub.client import HubClient
+from hubconv.hub.privacy import Guard
 
 TRAILER: Final = "hubconv-plan: "
 STAGED: Final = "Stage "
@@ -32,11 +33,18 @@ def branch_gone(repo: str, branch: str) -> ConflictError:
 
 
 class Commits:
-    """Heads, commits and logs of one repository."""
+    """Heads, commits and logs of one repository.
 
-    def __init__(self, client: HubClient, repo: str) -> None:
+    Args:
+        client: How to reach it.
+        repo: `org/name`.
+        guard: What must not be seen there; looked after before every commit.
+    """
+
+    def __init__(self, client: HubClient, repo: str, guard: Guard) -> None:
         self._client = client
         self._repo = repo
+        self._guard = guard
 
     def head(self, revision: str) -> str:
         """The commit a branch stands at."""
@@ -55,7 +63,12 @@ class Commits:
         *,
         create_pr: bool = False,
     ) -> CommitInfo:
-        """One request to commit, without any retry: the caller must look before it repeats."""
+        """One request to commit, without any retry: the caller must look before it repeats.
+
+        Raises:
+            NotAllowedError: The repository has become public, and the source is not.
+        """
+        self.check_privacy()
         title, _, description = message.partition("\n\n")
         return self._client.api.create_commit(
             self._repo,
@@ -66,6 +79,16 @@ class Commits:
             parent_commit=parent,
             create_pr=create_pr,
         )
+
+    def check_privacy(self) -> None:
+        """Make sure that what the source keeps to itself is not seen here.
+
+        Raises:
+            NotAllowedError: The repository has become public.
+        """
+        # Asked anew each time: a person may change the settings while a run of hours is under way.
+        if self._guard.restricted:
+            self._guard.check(self._client.api.model_info(self._repo))
 
     def published(self, revision: str, plan_id: str, since: str = "") -> str | None:
         """The commit of a branch that published a plan, if no other plan was published after it.

@@ -13,11 +13,12 @@ from typing import Final
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from hubconv.ends import JOURNAL, Source, UnitRecord
+from hubconv.ends import JOURNAL, Source
 from hubconv.hub.client import REFUSED, HubClient
 from hubconv.hub.commits import STAGED
 from hubconv.hub.compat import NOT_FOUND, status_of
 from hubconv.journal import NO_NOTE, NOTE_NAME, Note
+from hubconv.records import UnitRecord
 
 BRANCHES: Final = "hubconv/"
 TITLE: Final = f"{STAGED}of hubconv plan "

@@ -17,6 +17,7 @@ from hubconv.errors import ConflictError, NotAllowedError, TemporaryError
 from hubconv.hub.client import MOVED, TRIES, HubClient, explain, is_passing, pause
 from hubconv.hub.commits import STAGED, TRAILER, Commits, Operation
 from hubconv.hub.compat import finished_upload, status_of
+from hubconv.hub.privacy import Guard
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Publisher:
         create_pr: Publish to a pull request instead of main.
         tag: Tag the publish commit.
         public_after: Make the repository public once the release is on main.
+        guard: What must not be seen on the repository.
         base: The commit of main that the release was composed for; empty where nothing is
             published.
     """
@@ -44,7 +46,13 @@ class Publisher:
     create_pr: bool
     tag: bool
     public_after: bool
+    guard: Guard
     base: str = ""
+
+    @property
+    def commits(self) -> Commits:
+        """Commits on the repository, under the guard."""
+        return Commits(self.client, self.repo, self.guard)
 
     def publish(self, release: Release, staging_commit: str, add: AddFile) -> Published:
         """One commit with every shard copied from a commit of the staging branch.
@@ -60,8 +68,13 @@ class Publisher:
         return self._made(release.plan_id) or self._once(release, staging_commit, add)
 
     def close(self, plan_id: str, done: Published) -> None:
-        """What follows once the commit is checked: visibility and tag. Harmless when done again."""
+        """What follows once the commit is checked: visibility and tag. Harmless when done again.
+
+        Raises:
+            NotAllowedError: The repository became public in the moment of the publish.
+        """
         api = self.client.api
+        self.client.call(f"Looking who may see {self.repo}", self.commits.check_privacy)
         if self.public_after and not done.pull_request:
             self.client.call(
                 f"Making {self.repo} public",
@@ -84,13 +97,12 @@ class Publisher:
             LOG.warning("%s", error)
 
     def _once(self, release: Release, staging_commit: str, add: AddFile) -> Published:
-        commits = Commits(self.client, self.repo)
         message = f"{release.title}\n\n{TRAILER}{release.plan_id}"
         what = f"Publishing {self.repo}"
         for attempt in range(1, TRIES + 1):
             operations = _operations(release, staging_commit, add)
             try:
-                done = commits.commit(
+                done = self.commits.commit(
                     operations, message, MAIN, self.base, create_pr=self.create_pr
                 )
             except Exception as error:  # noqa: BLE001 - sorted out in _after_error
@@ -115,7 +127,7 @@ class Publisher:
         found = self._made(plan_id)
         if found is not None:
             return found
-        if Commits(self.client, self.repo).head(MAIN) != self.base:
+        if self.commits.head(MAIN) != self.base:
             raise ConflictError(
                 f"Main of {self.repo} received another commit while this run worked.",
                 "Nothing was published and every shard is kept: look at that commit, then run the "
@@ -131,9 +143,8 @@ class Publisher:
 
     def found(self, plan_id: str, since: str = "") -> Published | None:
         """The publish of a plan, if there is one: told by the log, never from memory."""
-        commits = Commits(self.client, self.repo)
         if not self.create_pr:
-            commit = commits.published(MAIN, plan_id, since)
+            commit = self.commits.published(MAIN, plan_id, since)
             return Published(self.repo, commit, self._url()) if commit else None
         api = self.client.api
         for request in self.client.call(
@@ -146,7 +157,7 @@ class Publisher:
         ):
             if request.title.startswith(STAGED):
                 continue  # a journal: below its shards lies main, as it was
-            commit = commits.published(f"refs/pr/{request.num}", plan_id)
+            commit = self.commits.published(f"refs/pr/{request.num}", plan_id)
             if commit:
                 return Published(self.repo, commit, request.url, request.num)
         return None

@@ -9,11 +9,23 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.hf_api import RepoFile
 
 from hubconv.ends import ByteRange, FileEntry, ShardBytes
-from hubconv.errors import DamagedError, IntegrityError, ResourceError, SourceError, TemporaryError
+from hubconv.errors import (
+    ConflictError,
+    DamagedError,
+    IntegrityError,
+    ResourceError,
+    SourceError,
+    TemporaryError,
+)
 from hubconv.hub.client import HubClient
 from hubconv.hub.compat import headers_of
 from hubconv.hub.fetching.proof import hash_like, wrong_hash
@@ -22,6 +34,7 @@ from hubconv.hub.fetching.shards import HeldShard, RangedShard, StreamedShard
 from hubconv.hub.fetching.slots import Slots, SlotShard
 from hubconv.hub.fetching.supply import HF_TRANSFER, TRIES_EACH, Supply
 from hubconv.hub.fetching.turn import Turn
+from hubconv.hub.privacy import restriction_of
 from hubconv.hub.waiting import AtOnce, never, watched
 
 LOG: Final = logging.getLogger(__name__)
@@ -83,11 +96,11 @@ class HubSource:
         self._client = client
         self._at_once = at_once
         info = self._call(
-            f"Reading {repo}", lambda: client.api.repo_info(repo, revision=revision or None)
+            f"Reading {repo}", lambda: client.api.model_info(repo, revision=revision or None)
         )
         self._repo = info.id
         self._commit = str(info.sha)
-        self._restricted = "private" if info.private else "gated" if info.gated else ""
+        self._born = info.created_at.isoformat() if info.created_at else ""
         self._place = place
         self._budget = budget
         self._turn = Turn(at_once)
@@ -112,8 +125,22 @@ class HubSource:
 
     @property
     def restricted(self) -> str:
-        """Private or gated, if it is."""
-        return self._restricted
+        """Private or gated, if it is; asked anew, for its owner may change his mind.
+
+        Raises:
+            ConflictError: It is no longer there for this account.
+        """
+
+        def ask() -> str:
+            with self._still_there():
+                return restriction_of(self._client.api.model_info(self._repo))
+
+        return self._client.call(f"Looking who may see {self._repo}", ask)
+
+    @property
+    def born(self) -> str:
+        """When the repository was made, as the Hub tells; a new one of the same name is another."""
+        return self._born
 
     def files(self) -> Mapping[str, FileEntry]:
         """Every file of the pinned commit."""
@@ -165,7 +192,10 @@ class HubSource:
         headers = {"range": f"bytes={begin}-{end - 1}"}
         pieces: list[bytes] = []
         length = 0
-        with opened(self._client, self.link(path).location, headers) as response:
+        with (
+            self._still_there(),
+            opened(self._client, self.link(path).location, headers) as response,
+        ):
             if response.status_code != PARTIAL_CONTENT and begin > 0:
                 raise SourceError(
                     f"The server of {path} does not serve ranges (answered {response.status_code})."
@@ -193,12 +223,13 @@ class HubSource:
         url = hf_hub_url(
             self._repo, path, revision=self._commit, endpoint=self._client.api.endpoint
         )
-        metadata = get_hf_file_metadata(
-            url,
-            timeout=30,
-            headers=headers_of(self._client.api),
-            endpoint=self._client.api.endpoint,
-        )
+        with self._still_there():
+            metadata = get_hf_file_metadata(
+                url,
+                timeout=30,
+                headers=headers_of(self._client.api),
+                endpoint=self._client.api.endpoint,
+            )
         if metadata.commit_hash != self._commit:
             raise IntegrityError(
                 f"{self._repo} answered for commit {metadata.commit_hash} where {self._commit} "
@@ -206,6 +237,25 @@ class HubSource:
             )
         self._links[path] = (time.monotonic(), metadata)
         return metadata
+
+    @contextmanager
+    def _still_there(self) -> Iterator[None]:
+        """Around requests for the pinned commit: it was there when it was pinned.
+
+        Raises:
+            ConflictError: It is no longer.
+        """
+        try:
+            yield
+        except GatedRepoError:
+            raise
+        except (RevisionNotFoundError, RepositoryNotFoundError) as error:
+            raise ConflictError(
+                f"The commit {self._commit} of {self._repo} no longer exists: its history was "
+                "rewritten, or the repository was removed or hidden, after this run had begun.",
+                "Nothing was published and finished shards are kept. Run the same command again to "
+                "convert what the repository holds now.",
+            ) from error
 
     def allow_disk(self, nbytes: int) -> None:
         """How much disk shards on their way may take from now on."""

@@ -17,7 +17,7 @@ from typing import Final
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import BadRequestError, RevisionNotFoundError
 
-from hubconv.ends import Published, Release, Sink, Source, StagedFile, UnitRecord
+from hubconv.ends import Published, Release, Sink, Source, StagedFile
 from hubconv.errors import HubconvError, TemporaryError
 from hubconv.hub.client import (
     MOVED,
@@ -27,7 +27,7 @@ from hubconv.hub.client import (
     is_passing,
     pause,
 )
-from hubconv.hub.commits import TRAILER, Commits, branch_gone
+from hubconv.hub.commits import TRAILER, branch_gone
 from hubconv.hub.compat import (
     addition,
     by_hash,
@@ -39,6 +39,7 @@ from hubconv.hub.publisher import Publisher
 from hubconv.hub.source import HubSource
 from hubconv.hub.uploading.uploads import Uploads
 from hubconv.journal import NO_NOTE, Note
+from hubconv.records import UnitRecord
 
 GROUP_UNITS: Final = 20
 GROUP_SECONDS: Final = 600.0
@@ -88,7 +89,7 @@ class HubStaging:
         self._branch = self._place.revision
         self._work_dir = work_dir
         self._publisher = publisher
-        self._commits = Commits(client, repo)
+        self._commits = publisher.commits
         self._at_once = at_once
         self._lock = threading.Lock()
         self._committing = threading.Lock()

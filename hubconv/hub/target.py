@@ -9,11 +9,13 @@ from typing import Any
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hubconv.ends import FileEntry, Published, Source
-from hubconv.errors import IntegrityError, NotAllowedError, SourceError
+from hubconv.errors import IntegrityError, NotAllowedError, SourceError, UsageError
 from hubconv.hub.client import HubClient
 from hubconv.hub.compat import validate_card
 from hubconv.hub.journals import Journals, Place, read_note
+from hubconv.hub.privacy import PRIVATE, Guard
 from hubconv.hub.publisher import Publisher
+from hubconv.hub.rights import why_not_create
 from hubconv.hub.source import HubSource
 from hubconv.hub.staging import HubStaging
 from hubconv.journal import NO_NOTE, Note
@@ -63,6 +65,8 @@ class HubTarget:
         self._at_once = at_once
         self._journals = Journals(client, repo)
         self._make_private = bool(options.private)
+        # Until `check` is told what the source is, nothing may be shown.
+        self._guard = Guard(repo)
         self._there = False
         self._seen: Source | None = None
 
@@ -74,13 +78,21 @@ class HubTarget:
     def _exists(self) -> bool:
         def ask() -> bool:
             try:
-                self._client.api.repo_info(self._repo)
+                info = self._client.api.repo_info(self._repo)
             except RepositoryNotFoundError:
                 return False
+            self._refuse_renamed(str(info.id))
             return True
 
         self._there = self._there or self._client.call(f"Looking for {self._repo}", ask)
         return self._there
+
+    def _refuse_renamed(self, now: str) -> None:
+        """An old name leads somewhere else, perhaps to the source itself."""
+        if now.casefold() != self._repo.casefold():
+            raise UsageError(
+                f"{self._repo} is now called {now}.", f"If that is the target, name it: {now}."
+            )
 
     def view(self, revision: str = "") -> Source:
         """A revision; or main as it was when this run first looked.
@@ -128,34 +140,33 @@ class HubTarget:
         """
         api = self._client.api
         user = self._client.call("Asking the Hub who you are", api.whoami)
-        public = self._options.private is False
-        self._make_private = bool(restricted) if self._options.private is None else not public
-        way = "Make the target private (--private)"
+        asked = self._options.private
+        self._make_private = bool(restricted) if asked is None else asked
+        self._guard = Guard(self._repo, "" if self._options.allow_public else restricted)
+        now, way = PRIVATE, "Make the target private (--private)"
         if self._exists():
             self._client.call(
                 f"Checking the right to write to {self._repo}",
                 lambda: api.auth_check(self._repo, write=True),
             )
-            public = self._main().restricted == ""
+            now = self._main().restricted
             way = "Make the target private in its settings on the Hub"
         else:
             self._check_namespace(user)
-        if restricted and public and not self._options.allow_public:
+        # A repository that a killed run began may be hidden now and bound to be shown at the end.
+        if self._guard.forbids(now) or (asked is False and self._guard.restricted):
             raise NotAllowedError(
                 f"The source is {restricted}, but {self._repo} is or would be public.",
                 f"{way}, or if its licence and owner allow it say --allow-publish-private.",
             )
 
     def _check_namespace(self, user: Mapping[str, Any]) -> None:
-        namespace = self._repo.partition("/")[0]
-        names = {user.get("name"), *(org.get("name") for org in user.get("orgs", ()))}
-        role = (user.get("auth") or {}).get("accessToken", {}).get("role")
-        if namespace not in names or role == "read":
-            why = "its token may only read" if role == "read" else f"{namespace} is not among them"
+        why = why_not_create(user, self._repo.partition("/")[0])
+        if why:
             raise NotAllowedError(
-                f"{user.get('name')} cannot create {self._repo}: {why} "
-                f"(namespaces: {', '.join(sorted(filter(None, names)))}).",
-                "Use a write token of an account or organisation that owns the name.",
+                f"{user.get('name')} cannot create {self._repo}: {why}.",
+                "Use a write token of an account or organisation that owns the name, or create the "
+                "repository once by hand.",
             )
 
     def check_card(self, card: str) -> None:
@@ -210,6 +221,7 @@ class HubTarget:
             create_pr=self._options.create_pr,
             tag=self._options.tag,
             public_after=make_public,
+            guard=self._guard,
             base=base,
         )
 
@@ -218,8 +230,8 @@ class HubTarget:
 
         A repository that somebody made by hand keeps the visibility it was given.
         """
-        if new or self._make_private:
-            return not self._make_private
+        if new or self._make_private or self._guard.restricted:
+            return not (self._make_private or self._guard.restricted)
         own = self._journals.find(plan_id)
         places = [own] if own else []
         if self.manifest() is None:  # perhaps begun for an older commit of the source
@@ -241,7 +253,8 @@ class HubTarget:
         place = self._journals.find(plan_id)
         if place is None:
             return
-        make_public = not self._make_private and self._note(place).make_public
+        hidden = self._make_private or bool(self._guard.restricted)
+        make_public = not hidden and self._note(place).make_public
         publisher = self._publisher(make_public=make_public)
         done = self.published(plan_id)
         if done is not None:

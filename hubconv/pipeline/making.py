@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hubconv.ends import Staging, UnitRecord
+from hubconv.ends import Staging
 from hubconv.engines import run_units
 from hubconv.errors import ResourceError, StoppedError
 from hubconv.folder import FolderTarget
 from hubconv.pipeline.run import Run
+from hubconv.records import UnitRecord
 from hubconv.steps.schedule import Limits
 from hubconv.steps.shards import Unit
 from hubconv.version import __version__

@@ -5,6 +5,7 @@ from typing import Final
 
 from hubconv.ends import Published, Staging
 from hubconv.errors import IntegrityError, TemporaryError
+from hubconv.opening import refuse_hidden
 from hubconv.pipeline.making import Done
 from hubconv.pipeline.request import Outcome
 from hubconv.pipeline.run import Run, versions
@@ -43,6 +44,8 @@ def release(run: Run, staging: Staging, done: Done) -> Outcome:
     composed, report = compose(run.plan, ordered, run.source, run.target, telling)
     run.stop.at_once()
     run.progress.phase("Publishing")
+    if not run.request.allow_public:
+        refuse_hidden(run.source, run.restricted)
     published = staging.publish(composed)
     _compare(run, published, composed.files)
     staging.discard()

@@ -27,6 +27,7 @@ class Request:
         private: Visibility of a new target repository; None follows the source.
         create_pr: Publish to a pull request.
         allow_public: Publish a private or gated source's content in a public repository.
+        new_owner: Take a source that was made anew under its name since the last publish.
         replace: Put the result in place of what the target holds.
         tag: Tag the publish commit.
         time_limit_s: Stop in order after this time; 0 for no limit.
@@ -46,6 +47,7 @@ class Request:
     private: bool | None = None
     create_pr: bool = False
     allow_public: bool = False
+    new_owner: bool = False
     replace: bool = False
     tag: bool = True
     time_limit_s: float = 0.0

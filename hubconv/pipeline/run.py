@@ -14,11 +14,25 @@ from hubconv.engines import Stop
 from hubconv.errors import ConflictError, UsageError
 from hubconv.folder import FolderTarget
 from hubconv.journal import Note
-from hubconv.opening import Scratch, caches_in, open_source, parse_target, refuse_same
+from hubconv.opening import (
+    Scratch,
+    caches_in,
+    open_source,
+    parse_target,
+    refuse_renamed,
+    refuse_same,
+)
 from hubconv.pipeline.request import Request
 from hubconv.progress import Progress, SilentProgress
 from hubconv.steps.plan import Plan, make_plan
-from hubconv.steps.publish import Telling, foreign_files, other_source, preview_card, source_card
+from hubconv.steps.publish import (
+    Telling,
+    foreign_files,
+    other_source,
+    preview_card,
+    refuse_reborn,
+    source_card,
+)
 from hubconv.version import __version__
 from hubconv.words import parse_end
 
@@ -39,6 +53,7 @@ class Run:
         progress: Told how it goes.
         stop: Asked whether to go on.
         started: Monotonic second at which the run began.
+        restricted: What stood against publishing the source openly when the run began.
         published: The publish of this plan, where there was one before this run.
         kernel: What will compute, being opened; None where nothing will.
     """
@@ -51,6 +66,7 @@ class Run:
     progress: Progress
     stop: Stop
     started: float
+    restricted: str
     published: Published | None
     kernel: "Starting | None"
 
@@ -97,19 +113,25 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
         source = open_source(request.source, request.revision, scratch, stop.at_once)
         if source.commit:  # a renamed repository answers under its old name
             refuse_same(f"hf://{source.ref}", request.target)
+            refuse_renamed(request.source, source)
         target = open_target(request, scratch, stop)
+        restricted = source.restricted
+        target.check(restricted)
         planned = make_plan(source, request.recipe, __version__)
         if request.expected is not None:
             request.expected.hold_against(planned)
         for warning in (*planned.warnings, *source_card(source).notes):
             told.warn(warning)
-        target.check(source.restricted)
         published = target.published(planned.plan_id)
         if published is None:
             _refuse_foreign(target, planned, replace=request.replace)
+            refuse_reborn(target.manifest(), source, accepted=request.new_owner)
             telling = Telling(request.command, request.template, 0.0, versions())
             target.check_card(preview_card(planned, source, target, telling))
-        yield Run(request, planned, source, target, scratch, told, stop, started, published, kernel)
+        yield Run(
+            request, planned, source, target, scratch, told, stop, started, restricted, published,
+            kernel,
+        )  # fmt: skip
 
 
 def _starting(device: str) -> "Starting":

@@ -14,6 +14,7 @@ from hubconv.formats.layouts.base import Activations, Layout
 from hubconv.formats.nvfp4 import BLOCK, Scales
 from hubconv.formats.stored import StoredWeight
 from hubconv.profiles import Profile
+from hubconv.steps.copies import Code
 from hubconv.steps.fused import fused_parts
 from hubconv.steps.inventory import Inventory
 from hubconv.steps.partners import Action, check_experts, partner_keys, some
@@ -40,6 +41,7 @@ class Recipe:
         input_scale: Activation scale written where a layout wants one.
         max_shard_bytes: Regroup output shards to this size; 0 keeps the source's shards.
         allow_flushed: Accept tensors with many blocks flushed to zero.
+        code: What becomes of Python files that travel along.
     """
 
     layout: str = ""
@@ -51,6 +53,7 @@ class Recipe:
     input_scale: float = 1.0
     max_shard_bytes: int = 0
     allow_flushed: bool = False
+    code: Code = "copy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Run:
         files: Every published file that is known, by path: (size, sha256).
         verification: What was looked at before publishing; None before it was.
         published: Where the result stands; None before it does.
+        source_born: When the source's repository was made; empty where nobody knows.
     """
 
     command: str = ""
@@ -29,6 +30,7 @@ class Run:
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     verification: Verification | None = None
     published: Published | None = None
+    source_born: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +14,7 @@ from hubconv.errors import HeaderError, IntegrityError, SourceError
 from hubconv.formats.checkpoint import (
     INDEX_NAME,
     LENGTH_BYTES,
+    MAX_TENSORS,
     StoredTensor,
     header_length,
     parse_header,
@@ -22,8 +25,14 @@ from hubconv.formats.checkpoint import (
 FIRST_READ_BYTES: Final = 256 * 1024
 """One request fetches the whole header of nearly every shard."""
 
-MAX_JSON_BYTES: Final = 512 * 1024 * 1024
+MAX_JSON_BYTES: Final = 128 * 1024 * 1024
+"""The index of the largest model known takes a fifth of it."""
+
 MAX_CONFIG_BYTES: Final = 16 * 1024 * 1024
+MAX_SHARDS: Final = 10_000
+LARGE_HEADER_BYTES: Final = 4 * 1024 * 1024
+"""Parsed, a header takes ten times its bytes: of those above this size one at a time is read."""
+
 HEADER_THREADS: Final = 8
 
 _ROOT_SHARD: Final = re.compile(r"(?!consolidated)[\w.\-]+\.safetensors", re.ASCII)
@@ -62,20 +71,40 @@ def take_inventory(source: Source) -> Inventory:
     index_text = _read_index(source, files)
     index = parse_index(index_text, files) if index_text is not None else None
     shards = _shards(files, index, source.ref)
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        headers = list(pool.map(lambda shard: read_header(source, files[shard]), shards))
-    tensors: dict[str, StoredTensor] = {}
-    for header in headers:
-        for tensor in header:
-            if tensor.name in tensors:
-                raise HeaderError(
-                    f"{tensor.name} stands in {tensors[tensor.name].shard} and in {tensor.shard}.",
-                    "One of the two files does not belong to this checkpoint: remove it.",
-                )
-            tensors[tensor.name] = tensor
+    tensors = _read_headers(source, shards)
     ghosts = _reconcile(tensors, index)
     warnings = _size_warning(index_text, tensors)
     return Inventory(config, shards, tensors, ghosts, index is not None, warnings)
+
+
+def _read_headers(source: Source, shards: Sequence[str]) -> dict[str, StoredTensor]:
+    """Every tensor by name.
+
+    Raises:
+        HeaderError: A name stands in two shards, or there are more tensors than any model has.
+    """
+    files = source.files()
+    tensors: dict[str, StoredTensor] = {}
+    one_large = threading.Lock()
+    pool = ThreadPoolExecutor(HEADER_THREADS)
+    try:
+        for header in pool.map(lambda each: read_header(source, files[each], one_large), shards):
+            if len(tensors) + len(header) > MAX_TENSORS:
+                raise HeaderError(
+                    f"The shards up to {header[0].shard} list more than {MAX_TENSORS} tensors.",
+                    "No model has so many: the source is damaged or means harm.",
+                )
+            for tensor in header:
+                if tensor.name in tensors:
+                    raise HeaderError(
+                        f"{tensor.name} stands in {tensors[tensor.name].shard} and in "
+                        f"{tensor.shard}.",
+                        "One of the two files does not belong to this checkpoint: remove it.",
+                    )
+                tensors[tensor.name] = tensor
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return tensors
 
 
 def read_config(source: Source) -> dict[str, Any]:
@@ -101,17 +130,25 @@ def read_config(source: Source) -> dict[str, Any]:
     return config
 
 
-def read_header(source: Source, entry: FileEntry) -> list[StoredTensor]:
+def read_header(
+    source: Source, entry: FileEntry, one_large: AbstractContextManager[Any] | None = None
+) -> list[StoredTensor]:
     """The tensors of one shard, in the order of their bytes; fetched by range.
+
+    Args:
+        source: Where it lies.
+        entry: The shard.
+        one_large: Held while a large header is in memory, by whoever reads several.
 
     Raises:
         HeaderError: The file is not valid safetensors.
     """
     first = source.read(entry.path, 0, min(entry.size, FIRST_READ_BYTES))
     end = LENGTH_BYTES + header_length(first, entry.size, entry.path)
-    if end > len(first):
-        first += source.read(entry.path, len(first), end)
-    return parse_header(first[LENGTH_BYTES:end], entry.size, entry.path)
+    with one_large if one_large and end > LARGE_HEADER_BYTES else nullcontext():
+        if end > len(first):
+            first += source.read(entry.path, len(first), end)
+        return parse_header(first[LENGTH_BYTES:end], entry.size, entry.path)
 
 
 def check_headers(shard: ShardBytes, entry: FileEntry, planned: Iterable[StoredTensor]) -> None:
@@ -159,7 +196,7 @@ def _shards(
     files: Mapping[str, FileEntry], index: Mapping[str, str] | None, ref: str
 ) -> tuple[str, ...]:
     if index is not None:
-        return tuple(sorted(set(index.values())))
+        return _countable(sorted(set(index.values())))
     found = tuple(sorted(path for path in files if _ROOT_SHARD.fullmatch(path)))
     if not found:
         pickles = sorted(path for path in files if path.endswith(_PICKLES))
@@ -168,7 +205,16 @@ def _shards(
             f"{ref} holds no safetensors weights.{seen}",
             "Ask its publisher for a safetensors version, or convert it with its own tools.",
         )
-    return found
+    return _countable(found)
+
+
+def _countable(shards: Sequence[str]) -> tuple[str, ...]:
+    if len(shards) > MAX_SHARDS:
+        raise SourceError(
+            f"The source has {len(shards)} shards; the cap is {MAX_SHARDS}.",
+            "Ask its publisher for a version in fewer files.",
+        )
+    return tuple(shards)
 
 
 def _reconcile(

@@ -6,42 +6,23 @@ Names, sizes, index and configuration of the result are exact before the first w
 import gc
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
-from hubconv.ends import CARD, JOURNAL, MANIFEST, FileEntry, Source
+from hubconv.ends import FileEntry, Source
 from hubconv.errors import SourceError, UsageError
 from hubconv.formats.checkpoint import INDEX_NAME, write_index
 from hubconv.formats.layouts import layout as find_layout
 from hubconv.formats.layouts.base import Activations, Layout, Linear, ModelFacts
 from hubconv.profiles import Profile, choose_profile
 from hubconv.profiles.stored_as import fp8_block_of
+from hubconv.steps.copies import choose_copies
 from hubconv.steps.decide import RECIPE_VERSION, Job, Recipe, decide
 from hubconv.steps.inventory import Inventory, take_inventory
 from hubconv.steps.shards import PartnerSet, Unit, foreign_reads, partner_sets, plan_shards
 from hubconv.steps.spell import stands_as
-
-COPIED: Final = re.compile(
-    r"[^/]+\.(json|py|jinja|model|txt|tiktoken|md)$"
-    r"|(LICENSE|LICENCE|NOTICE|USE_POLICY|USAGE_POLICY)[^/]*$"
-    r"|(encoding|inference|assets|figures)/.+",
-    re.IGNORECASE,
-)
-"""Files that travel with the weights."""
-
-NEVER_COPIED: Final = re.compile(
-    r"\.(safetensors|bin|pt|pth|ckpt|pkl|npy|npz|joblib|h5|gguf|onnx|msgpack)$"
-    r"|\.index\.json$|^(README\.md|config\.json|hf_quant_config\.json|hubconv\.json|SHA256SUMS)$"
-    # params.json describes the weights of Mistral's own format, which stay behind.
-    r"|^(original|metal|consolidated|params\.json$)|^\.|/\.",
-    re.IGNORECASE,
-)
-"""Weights in any form, what is written anew, and hidden files."""
-
-MAX_COPIED_BYTES: Final = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +117,14 @@ def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
     jobs = tuple(decide(inventory, profile, recipe, chosen, activations))
     units = plan_shards(jobs, recipe.max_shard_bytes)
     facts = _facts(inventory, jobs, activations, version)
+    copies = choose_copies(source, inventory.config, recipe.code)
     _refuse_nothing_to_do(jobs, profile)
     files = _generated_files(inventory, chosen, facts, units)
     if recipe.mtp == "drop":
         files["config.json"] = _without_mtp(files["config.json"])
     source_bytes = sum(source.files()[shard].size for shard in inventory.shards)
-    plan = Plan(
-        plan_id=plan_id(source, inventory, profile, chosen.name, recipe),
+    return Plan(
+        plan_id=plan_id(source, inventory, profile, chosen.name, recipe, copies.paths),
         source=source.ref,
         commit=source.commit,
         profile=profile.name,
@@ -156,12 +138,10 @@ def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
         sets=partner_sets(jobs),
         facts=facts,
         files=files,
-        copies=tuple(entry for path, entry in source.files().items() if travels(path)),
+        copies=copies.entries,
         source_bytes=source_bytes,
-        warnings=_warnings(inventory, jobs, units, source_bytes),
+        warnings=(*_warnings(inventory, jobs, units, source_bytes), *copies.warnings),
     )
-    _check_copies(plan)
-    return plan
 
 
 def choose_layout(profile: Profile, recipe: Recipe) -> Layout:
@@ -181,7 +161,12 @@ def choose_layout(profile: Profile, recipe: Recipe) -> Layout:
 
 
 def plan_id(
-    source: Source, inventory: Inventory, profile: Profile, layout: str, recipe: Recipe
+    source: Source,
+    inventory: Inventory,
+    profile: Profile,
+    layout: str,
+    recipe: Recipe,
+    copied: Collection[str],
 ) -> str:
     """Stands for everything that decides the bytes of the result, and nothing besides.
 
@@ -190,11 +175,12 @@ def plan_id(
     """
     files = source.files()
     asked = asdict(recipe) | {"layout": layout, "policy": recipe.policy or profile.default_policy}
-    del asked["allow_flushed"]
+    del asked["allow_flushed"], asked["code"]  # the latter shows in what is copied
+    read = {*inventory.shards, *copied, "config.json"}
     inputs = sorted(
         (entry.path, entry.size, entry.sha256 or entry.stamp)
         for entry in files.values()
-        if entry.path in inventory.shards or travels(entry.path) or entry.path == "config.json"
+        if entry.path in read
     )
     facts = {
         "source": source.ref,
@@ -206,13 +192,6 @@ def plan_id(
     }
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def travels(path: str) -> bool:
-    """Whether a file of the source is copied to the result."""
-    if NEVER_COPIED.search(path) or path in {CARD, MANIFEST} or path.startswith(JOURNAL):
-        return False
-    return COPIED.fullmatch(path) is not None
 
 
 def _activations(layout: Layout, recipe: Recipe) -> Activations:
@@ -317,11 +296,3 @@ def _warnings(
             "them for speculative decoding beside NVFP4 experts."
         )
     return tuple(warnings)
-
-
-def _check_copies(plan: Plan) -> None:
-    large = [entry for entry in plan.copies if entry.size > MAX_COPIED_BYTES]
-    if large:
-        raise SourceError(
-            f"{large[0].path} ({large[0].size} bytes) is too large for a file that travels along."
-        )

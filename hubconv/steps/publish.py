@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from hubconv.card import SourceCard, kept_sections, read_front_matter
-from hubconv.ends import CARD, MANIFEST, FileEntry, Release, Source, Target, UnitRecord
+from hubconv.ends import CARD, MANIFEST, FileEntry, Release, Source, Target
+from hubconv.errors import NotAllowedError
+from hubconv.records import UnitRecord
 from hubconv.steps.facts import Report, Run
 from hubconv.steps.plan import Plan
 from hubconv.steps.report import card_of, make_report, manifest, tensor_details
@@ -67,7 +69,14 @@ def compose(
     files[TENSORS] = tensor_details(records)
     known = {path: (len(content), _sha256(content)) for path, content in files.items()}
     known |= {record.shard: (record.size, record.sha256) for record in records}
-    run = Run(telling.command, telling.seconds, telling.versions, known, telling.verification)
+    run = Run(
+        telling.command,
+        telling.seconds,
+        telling.versions,
+        known,
+        telling.verification,
+        source_born=source.born,
+    )
     report = make_report(plan, records, run)
     files[CARD] = _card(report, source, target, telling).encode()
     text = json.dumps(manifest(plan, report, known), indent=1, ensure_ascii=False)
@@ -132,6 +141,34 @@ def foreign_files(
 
 def other_source(old: Mapping[str, Any] | None, plan: Plan) -> str:
     """The source of what the target holds, where it is another one; else empty."""
-    made_from = str(((old or {}).get("source") or {}).get("repo") or "")
+    told = (old or {}).get("source")
+    made_from = str((told if isinstance(told, dict) else {}).get("repo") or "")
     mine = plan.source if plan.commit else Path(plan.source).name
     return made_from if made_from and made_from != mine else ""
+
+
+def refuse_reborn(old: Mapping[str, Any] | None, source: Source, *, accepted: bool) -> None:
+    """The source must be the repository that the target was made from, not a later one of its name.
+
+    When an account is deleted, somebody else may register its name and serve other weights under
+    it; a repository's time of making tells the two apart.
+
+    Args:
+        old: The manifest of what the target holds.
+        source: As it is now.
+        accepted: The user knows and wants it.
+
+    Raises:
+        NotAllowedError: It was made at another time.
+    """
+    told = (old or {}).get("source")
+    told = told if isinstance(told, dict) else {}
+    then = str(told.get("created_at") or "")
+    if accepted or told.get("repo") != source.ref or not (then and source.born):
+        return
+    if then != source.born:
+        raise NotAllowedError(
+            f"{source.ref} is another repository than the one this target was made from: it was "
+            f"made at {source.born}, that one at {then}. Perhaps it has a new owner.",
+            "Look who publishes it now; if you trust them, say --accept-new-owner.",
+        )

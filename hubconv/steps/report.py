@@ -15,10 +15,10 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from hubconv.card import CardFacts, SourceCard, render_card, render_template
-from hubconv.ends import TensorQuality, UnitRecord
 from hubconv.formats.checkpoint import StoredTensor
 from hubconv.formats.nvfp4 import BLOCK, Quality
 from hubconv.formats.stored import StoredWeight
+from hubconv.records import TensorQuality, UnitRecord
 from hubconv.steps.decide import RECIPE_VERSION, Job
 from hubconv.steps.facts import (
     CopiedFile,
@@ -226,7 +226,11 @@ def manifest(plan: Plan, report: Report, files: Mapping[str, tuple[int, str]]) -
         "hubconv": report.run.versions.get("hubconv", plan.facts.version),
         "schema": SCHEMA,
         "plan_id": plan.plan_id,
-        "source": {"repo": report.source, "commit": report.commit},
+        "source": {
+            "repo": report.source,
+            "commit": report.commit,
+            "created_at": report.run.source_born,
+        },
         "layout": plan.layout,
         "policy": plan.policy,
         "activations": plan.activations,

@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
-from hubconv.ends import Source, StagedFile, Staging, TensorQuality, UnitRecord
+from hubconv.ends import Source, StagedFile, Staging
 from hubconv.errors import BrokenLineError, DamagedError, IntegrityError, ScaleError
 from hubconv.kernels import Kernel
+from hubconv.records import TensorQuality, UnitRecord
 from hubconv.steps.inventory import check_headers
 from hubconv.steps.plan import Plan
 from hubconv.steps.schedule import Limits, announced, schedule

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hubconv.ends import Sink, TensorQuality
+from hubconv.ends import Sink
 from hubconv.errors import DamagedError, IntegrityError
 from hubconv.formats import recodes, stored
 from hubconv.formats.layouts import layout as find_layout
 from hubconv.formats.nvfp4 import Quality, global_scale, global_scale_amax
 from hubconv.formats.stored import NonFiniteError, Window
 from hubconv.kernels import Kernel
+from hubconv.records import TensorQuality
 from hubconv.steps.decide import Job
 from hubconv.steps.partners import keep_option
 from hubconv.steps.plan import Plan

@@ -115,7 +115,7 @@ def a_repo_is_created_once_and_moved_and_deleted(repo):
         api.create_repo(repo)
     assert api.create_repo(repo, exist_ok=True).repo_id == repo
     api.move_repo(repo, f"{repo}-moved")
-    assert not api.repo_exists(repo)
+    assert api.repo_info(repo).id == f"{repo}-moved"  # an old name leads to the new one
     api.delete_repo(f"{repo}-moved")
     assert not api.repo_exists(f"{repo}-moved")
     api.delete_repo(repo, missing_ok=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from hubconv.ends import UnitRecord
 from hubconv.errors import BrokenLineError, IntegrityError, NotAllowedError, TemporaryError
 from hubconv.formats.checkpoint import write_header
 from hubconv.hub.uploading import background, lfs, process, uploads
+from hubconv.records import UnitRecord
 from hubconv.work import unit as unit_of_work
 
 ENGINES = ("xet stream", "xet file", "lfs", "lfs in parts")
@@ -48,11 +48,19 @@ class Line:
 
     def open(self):
         from hubconv.hub.client import HubClient
+        from hubconv.hub.privacy import Guard
         from hubconv.hub.publisher import Publisher
         from hubconv.hub.staging import HubStaging
 
         client = HubClient(self.api, wait=self.waits.append)
-        publisher = Publisher(client, self.repo, create_pr=False, tag=False, public_after=False)
+        publisher = Publisher(
+            client,
+            self.repo,
+            create_pr=False,
+            tag=False,
+            public_after=False,
+            guard=Guard(self.repo, ""),
+        )
 
         def at_once():
             if self.ended:

@@ -31,8 +31,9 @@ from hubconv.folder import FolderSource
 from hubconv.formats.checkpoint import INDEX_NAME, write_header, write_index
 from hubconv.formats.dtypes import alignment
 from hubconv.steps import plan as plan_module
+from hubconv.steps.copies import travels
 from hubconv.steps.decide import Recipe
-from hubconv.steps.plan import make_plan, plan_id, travels
+from hubconv.steps.plan import make_plan, plan_id
 
 NEVER = re.compile(
     r"embed|(^|\.)head\.|lm_head|norm|\.gate\.|indexer|compressor|kv_b_proj|wo_a|eh_proj|[eh]_proj$"
@@ -472,10 +473,11 @@ def test_the_plan_id_names_the_commit_of_a_repository():
     source = FolderSource(source_folder("llama_bf16"))
     inventory = plan_module.take_inventory(source)
     profile = plan_module.choose_profile(inventory.config, inventory.tensors)
-    before = plan_id(source, inventory, profile, plan.layout, Recipe())
+    facts = (source, inventory, profile, plan.layout, Recipe(), [e.path for e in plan.copies])
+    before = plan_id(*facts)
     source.commit = "a" * 40
 
-    assert before == plan.plan_id != plan_id(source, inventory, profile, plan.layout, Recipe())
+    assert before == plan.plan_id != plan_id(*facts)
 
 
 # --- Size -----------------------------------------------------------------------------------------

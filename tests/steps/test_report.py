@@ -7,9 +7,10 @@ import pytest
 
 from hubconv.card import SourceCard, read_front_matter
 from hubconv.demo import deepseek_v4
-from hubconv.ends import Published, TensorQuality, UnitRecord
+from hubconv.ends import Published
 from hubconv.folder import FolderSource
 from hubconv.formats.nvfp4 import Quality
+from hubconv.records import TensorQuality, UnitRecord
 from hubconv.steps.decide import Recipe
 from hubconv.steps.facts import Run
 from hubconv.steps.plan import make_plan
@@ -158,7 +159,8 @@ def test_the_manifest_names_source_recipe_and_files(repack):
     table = manifest(repack, report, files)
     assert json.loads(json.dumps(table, allow_nan=False)) is not None
     assert table["schema"] == 1
-    assert table["source"] == {"repo": "maker/DeepSeek-V4-FP8", "commit": COMMIT}
+    source = {"repo": "maker/DeepSeek-V4-FP8", "commit": COMMIT, "created_at": ""}
+    assert table["source"] == source
     assert table["plan_id"] == repack.plan_id
     assert table["files"] == {
         "a.json": {"size": 1, "sha256": "aa"},

@@ -1,0 +1,1 @@
+"""Fuzz targets: what reads a stranger's bytes, with something to hold its answers against."""
