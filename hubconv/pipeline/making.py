@@ -18,7 +18,9 @@ from hubconv.steps.shards import Unit
 from hubconv.version import __version__
 from hubconv.work import Bench
 
-HUB_WORKERS: Final = 2
+HUB_WORKERS: Final = 3
+"""One has the line down, one ends its upload, one is between the two."""
+
 HELD_BYTES: Final = 768 * 1024 * 1024
 """Partner sets held between measuring and writing, by all workers together."""
 
@@ -90,7 +92,7 @@ def _made(run: Run, staging: Staging, missing: Sequence[Unit]) -> list[UnitRecor
 
 
 def _workers(run: Run, missing: Sequence[Unit]) -> int:
-    """Shards to make at a time: a line is full with two, cores want one each."""
+    """Shards to make at a time: a line is full with three, cores want one each."""
     local = not run.source.commit and isinstance(run.target, FolderTarget)
     wanted = len(os.sched_getaffinity(0)) if local else HUB_WORKERS
     return run.request.workers or max(1, min(wanted, len(missing)))
