@@ -52,22 +52,32 @@ def run_units(
     try:
         made = [one(unit) for unit in units] if workers == 1 else _pooled(one, units, workers)
     except BaseException as ended:
-        if isinstance(ended, StoppedError):
-            ended.made = len(finished)
-        # Whatever ended the run, what is finished must not be lost, nor may a second failure
-        # hide the first.
-        try:
-            bench.staging.flush()
-        except HubconvError as error:
-            progress.warn(f"Finished shards could not be noted: {error}")
+        _save(bench, progress)
+        _counted(ended, finished)
         raise
     bench.staging.flush()
     reason = stop.reason()
     if reason is not None and None in made:
-        if isinstance(reason, StoppedError):
-            reason.made = len(finished)
-        raise reason
+        raise _counted(reason, finished)
     return [record for record in made if record is not None]
+
+
+def _save(bench: Bench, progress: Progress) -> None:
+    """Whatever ended the run, what is finished must not be lost.
+
+    Nor may a second failure hide the first.
+    """
+    try:
+        bench.staging.flush()
+    except HubconvError as error:
+        progress.warn(f"Finished shards could not be noted: {error}")
+
+
+def _counted(ended: BaseException, finished: Sequence[str]) -> BaseException:
+    """Have a run that was stopped tell how much of it is done."""
+    if isinstance(ended, StoppedError):
+        ended.made = len(finished)
+    return ended
 
 
 def _pooled(

@@ -123,9 +123,9 @@ def test_a_killed_update_leaves_the_earlier_publish(lfs_studio):
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
 )
 def test_a_signal_stops_in_order(lfs_studio, number, code):
-    studio, target = lfs_studio, lfs_studio.name()
+    studio, source, target = lfs_studio, lfs_studio.source(V4), lfs_studio.name()
     rule = studio.hub.faults.delay("PUT", "", 1.5, skip=1)
-    with studio.start(studio.source(V4), target, *QUICK, "--json") as process:
+    with studio.start(source, target, *QUICK, "--json") as process:
         wait_until(lambda: studio.hub.faults.struck(rule), process)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)

@@ -1,11 +1,13 @@
-"""What a person may write for a rate and a latency."""
+"""What a person may write for a rate, a latency and a slice; and a recipe as options."""
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from hubconv.cli.hub import hub
-from hubconv.cli.options import Latency, Rate
+from hubconv.cli.options import Latency, Part, Rate, recipe_from, recipe_options, recipe_words
+from hubconv.pipeline import Slice
+from hubconv.steps.decide import Recipe
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,33 @@ def test_the_embedded_hub_is_served_behind_the_line_asked_for(tmp_path, monkeypa
     assert CliRunner().invoke(hub, words[:2]).exit_code == 0
     assert (served[0].bytes_per_s, served[0].latency_s) == (50e6, 0.02)
     assert served[1] is None
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        Recipe(
+            layout="modelopt", policy="linears", activations="w4a4", scales="amax", mtp="drop",
+            keep=("a b", "c|d"), input_scale=0.5, max_shard_bytes=5 * 10**9, allow_flushed=True,
+        ),
+    ],
+    ids=["plain", "everything"],
+)  # fmt: skip
+def test_the_words_of_a_recipe_ask_for_it(recipe):
+    asked = []
+
+    @click.command()
+    @recipe_options
+    def command(**values):
+        asked.append(recipe_from(values))
+
+    command.main(recipe_words(recipe), standalone_mode=False)
+    assert asked == [recipe]
+
+
+def test_a_slice_is_a_number_of_a_number():
+    assert Part().convert("3/16", None, None) == Slice(3, 16)
+    for wrong in ("3", "3/", "a/b", "-1/2", "1/2/3"):
+        with pytest.raises(click.BadParameter, match="3/16"):
+            Part().convert(wrong, None, None)

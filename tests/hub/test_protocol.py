@@ -115,6 +115,42 @@ def test_a_412_that_nobody_caused_is_tried_again(lfs_studio, where):
     assert len(studio.publishes(target)) == 1
 
 
+def test_a_branch_that_other_slices_keep_moving_is_committed_to_in_the_end(lfs_studio):
+    studio, target = lfs_studio, lfs_studio.name()
+    rule = strike(studio, target, STAGING, times=20, action="answer", status=412)
+    assert studio.convert(studio.source(BF16), target).status == "published"
+    assert studio.hub.faults.struck(rule) == 20
+    assert max(studio.waits) <= 3  # it is not as if the Hub were down
+
+
+def test_a_group_counts_as_staged_when_all_of_it_is_there(lfs_studio, monkeypatch):
+    """Another run of the plan stages the last shard of a group while our commit fails."""
+    from hubconv.hub.commits import Commits
+    from hubconv.hub.journals import unit_path
+
+    studio, source, target = lfs_studio, lfs_studio.source(BF16), lfs_studio.name()
+    studio.api.create_repo(target)
+    commit, failed = Commits.commit, []
+
+    def overtaken(self, operations, message, revision, parent, **more):
+        shards = [each for each in operations if each.path_in_repo.endswith(".safetensors")]
+        if not shards or failed or not revision.startswith("hubconv/"):
+            return commit(self, operations, message, revision, parent, **more)
+        last = shards[-1].path_in_repo
+        record = unit_path(revision.removeprefix("hubconv/"), last)
+        theirs = [each for each in operations if each.path_in_repo in {last, record}]
+        commit(self, theirs, "Stage 1 shard", revision, parent)
+        for each in theirs:  # theirs were others than ours
+            each._is_committed = False
+        failed.append(last)
+        raise TemporaryError("the line broke")
+
+    monkeypatch.setattr(Commits, "commit", overtaken)
+    done = studio.convert(source, target)
+    assert failed
+    assert done.status == "published"
+
+
 def test_main_that_moved_under_a_lost_answer_is_a_conflict(lfs_studio, monkeypatch):
     from hubconv.hub.publisher import Publisher
 
