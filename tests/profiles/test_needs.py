@@ -77,6 +77,19 @@ def test_a_source_that_lacks_a_tensor_is_planned_with_a_warning(tmp_path):
     assert lost in told[0]
 
 
+def test_layers_of_glm_5_2_may_share_an_indexer(tmp_path):
+    folder = copy_of("glm5_fp8", tmp_path / "source")
+    for name in [n for n in read_folder(folder) if ".layers.1.self_attn.indexer." in n]:
+        _drop(folder, name)
+    assert [warning for warning in planned(folder).warnings if "lacks 5 tensors" in warning]
+
+    config = json.loads((folder / "config.json").read_text())
+    config["indexer_types"] = ["full", "shared", "full"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+    assert not [warning for warning in planned(folder).warnings if "lacks" in warning]
+
+
 def needs(**of):
     return needs_of({"layers": "n", "of": [{"names": ["x"], **of}]}, "p")
 
