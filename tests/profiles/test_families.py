@@ -4,12 +4,13 @@ A family is a profile and a miniature; to have it proven here, name the miniatur
 """
 
 from collections import Counter
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from checkpoints.broken import read_folder
 from profiles import truth
-from profiles.walks import decoded, plan_of, planned, result, source_folder
+from profiles.walks import bench_of, decoded, make, plan_of, planned, result, source_folder
 
 from hubconv.errors import UsageError
 from hubconv.profiles import load_profiles
@@ -291,6 +292,41 @@ def test_results_pass_the_rules_of_the_loaders(name, recipe):
 
     assert verification.findings == ()
     assert verification.decoded
+
+
+class Recording:
+    """An opened shard that notes what is read of it."""
+
+    def __init__(self, shard, reads):
+        self._shard, self._reads = shard, reads
+
+    def __getattr__(self, name):
+        return getattr(self._shard, name)
+
+    def read_into(self, begin, room):
+        self._reads.append((begin, begin + len(room)))
+        return self._shard.read_into(begin, room)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_unit_reads_what_it_announced_and_in_that_order(name, tmp_path, monkeypatch):
+    bench = bench_of(source_folder(name), tmp_path)
+    told, reads, opened = {}, {}, bench.source.open
+
+    @contextmanager
+    def recording(path, ranges=None, **how):
+        with opened(path, ranges or (), **how) as shard:
+            if ranges is None:  # a read by range of another unit's shard
+                yield shard
+                return
+            told[path], reads[path] = list(ranges), []
+            yield Recording(shard, reads[path])
+
+    monkeypatch.setattr(bench.source, "open", recording)
+    for unit in bench.plan.units:
+        make(bench, unit)
+        for path in unit.sources:
+            assert reads[path] == [(begin, end) for begin, end in told[path][2:] if begin < end]
 
 
 @pytest.mark.parametrize(
