@@ -23,7 +23,7 @@ from hubconv.steps.weights import Found, check_leftovers, find_weights
 
 Mtp = Literal["keep", "nvfp4", "drop"]
 
-RECIPE_VERSION: Final = 1
+RECIPE_VERSION: Final = 2
 """Goes up whenever the same options would give other bytes."""
 
 

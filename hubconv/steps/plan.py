@@ -17,10 +17,12 @@ from hubconv.formats.checkpoint import INDEX_NAME, write_index
 from hubconv.formats.layouts import layout as find_layout
 from hubconv.formats.layouts.base import Activations, Layout, Linear, ModelFacts
 from hubconv.profiles import Profile, choose_profile
+from hubconv.profiles.needs import missing
 from hubconv.profiles.stored_as import fp8_block_of
 from hubconv.steps.copies import choose_copies
 from hubconv.steps.decide import RECIPE_VERSION, Job, Recipe, decide
 from hubconv.steps.inventory import Inventory, take_inventory
+from hubconv.steps.partners import some
 from hubconv.steps.shards import PartnerSet, Unit, foreign_reads, partner_sets, plan_shards
 from hubconv.steps.spell import stands_as
 
@@ -140,7 +142,11 @@ def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
         files=files,
         copies=copies.entries,
         source_bytes=source_bytes,
-        warnings=(*_warnings(inventory, jobs, units, source_bytes), *copies.warnings),
+        warnings=(
+            *_warnings(inventory, jobs, units, source_bytes),
+            *_absent(inventory, profile),
+            *copies.warnings,
+        ),
     )
 
 
@@ -296,3 +302,14 @@ def _warnings(
             "them for speculative decoding beside NVFP4 experts."
         )
     return tuple(warnings)
+
+
+def _absent(inventory: Inventory, profile: Profile) -> tuple[str, ...]:
+    """What the model needs and the source lacks: engines would start, and answer nonsense."""
+    absent = missing(profile.needs, inventory.config, inventory.tensors) if profile.needs else None
+    if not absent:
+        return ()
+    return (
+        f"The source lacks {len(absent)} tensors that its config.json calls for: {some(absent)}. "
+        "Engines may start without them and compute nonsense.",
+    )

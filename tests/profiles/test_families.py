@@ -4,12 +4,13 @@ A family is a profile and a miniature; to have it proven here, name the miniatur
 """
 
 from collections import Counter
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from checkpoints.broken import read_folder
 from profiles import truth
-from profiles.walks import decoded, plan_of, planned, result, source_folder
+from profiles.walks import bench_of, decoded, make, plan_of, planned, result, source_folder
 
 from hubconv.errors import UsageError
 from hubconv.profiles import load_profiles
@@ -41,6 +42,15 @@ REFUSED_BY_MODELOPT = {
     "llama_fp8_rows": ("mlp",),
 }
 """Miniatures of which FP8 with a scale per row stays, which that layout cannot spell; by policy."""
+
+FUSED = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+    ("in_proj_qkv", "in_proj_z"),
+)
+"""Siblings that engines load as one, whatever a profile says."""
 
 WITHOUT_GATES = ("nemotron3_bf16",)
 """Miniatures whose experts have nothing to fuse."""
@@ -255,13 +265,16 @@ def test_kept_tensors_and_their_companions_are_the_same_bytes(name, recipe):
 def test_what_engines_fuse_has_one_scale(name, recipe):
     walk = result(name, **recipe)
     tensors = walk.tensors
-    fused = profile_of(name).partners
     scalars = ("global_scale", "input_scale")
+    fused = [s for s in FUSED if name not in WITHOUT_GATES or "gate_proj" not in s]
 
     shared = 0
     for job in (job for job in walk.plan.jobs if job.action == "nvfp4"):
         parent, _, leaf = job.module.rpartition(".")
         for members in (members for members in fused if leaf in members):
+            # Powers of two are equal by chance, too: the plan must know them for one set.
+            of_set = {member.module for member in walk.plan.sets[job.partners].members}
+            assert of_set == {f"{parent}.{member}" for member in members}
             here = {output.content: output.name for output in job.writes}
             for content in (content for content in scalars if content in here):
                 stored = {
@@ -279,6 +292,41 @@ def test_results_pass_the_rules_of_the_loaders(name, recipe):
 
     assert verification.findings == ()
     assert verification.decoded
+
+
+class Recording:
+    """An opened shard that notes what is read of it."""
+
+    def __init__(self, shard, reads):
+        self._shard, self._reads = shard, reads
+
+    def __getattr__(self, name):
+        return getattr(self._shard, name)
+
+    def read_into(self, begin, room):
+        self._reads.append((begin, begin + len(room)))
+        return self._shard.read_into(begin, room)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_unit_reads_what_it_announced_and_in_that_order(name, tmp_path, monkeypatch):
+    bench = bench_of(source_folder(name), tmp_path)
+    told, reads, opened = {}, {}, bench.source.open
+
+    @contextmanager
+    def recording(path, ranges=None, **how):
+        with opened(path, ranges or (), **how) as shard:
+            if ranges is None:  # a read by range of another unit's shard
+                yield shard
+                return
+            told[path], reads[path] = list(ranges), []
+            yield Recording(shard, reads[path])
+
+    monkeypatch.setattr(bench.source, "open", recording)
+    for unit in bench.plan.units:
+        make(bench, unit)
+        for path in unit.sources:
+            assert reads[path] == [(begin, end) for begin, end in told[path][2:] if begin < end]
 
 
 @pytest.mark.parametrize(

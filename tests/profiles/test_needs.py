@@ -7,7 +7,7 @@ import shutil
 import pytest
 from checkpoints.broken import INDEX, _drop, read_folder
 from profiles.test_families import FAMILIES
-from profiles.walks import SERVED, publish, source_folder, staged
+from profiles.walks import SERVED, copy_of, plan_of, planned, publish, source_folder, staged
 
 from hubconv.audit import audit
 from hubconv.ends import MANIFEST
@@ -59,6 +59,35 @@ def test_whole_layers_and_experts_are_counted_by_the_config(name):
         left = [each for each in tensors if not re.search(lost, each)]
         assert missing(profile.needs, config, left)
     assert missing(profile.needs, {}, tensors) is None
+
+
+@pytest.mark.parametrize("name", [*SERVED, *FAMILIES])
+def test_a_source_that_lacks_nothing_is_not_blamed(name):
+    assert not [warning for warning in plan_of(name).warnings if "lacks" in warning]
+
+
+def test_a_source_that_lacks_a_tensor_is_planned_with_a_warning(tmp_path):
+    folder = copy_of("deepseek_v3", tmp_path / "source")
+    lost = "model.layers.1.self_attn.kv_a_layernorm"
+    _drop(folder, f"{lost}.weight")
+
+    told = [warning for warning in planned(folder).warnings if "lacks 1 tensors" in warning]
+
+    assert len(told) == 1
+    assert lost in told[0]
+
+
+def test_layers_of_glm_5_2_may_share_an_indexer(tmp_path):
+    folder = copy_of("glm5_fp8", tmp_path / "source")
+    for name in [n for n in read_folder(folder) if ".layers.1.self_attn.indexer." in n]:
+        _drop(folder, name)
+    assert [warning for warning in planned(folder).warnings if "lacks 5 tensors" in warning]
+
+    config = json.loads((folder / "config.json").read_text())
+    config["indexer_types"] = ["full", "shared", "full"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+    assert not [warning for warning in planned(folder).warnings if "lacks" in warning]
 
 
 def needs(**of):

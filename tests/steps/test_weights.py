@@ -1,11 +1,14 @@
 """Weights and their companions: what goes together, and what nobody may overlook."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from checkpoints.broken import Tensor, _rewrite, read, shards
 from profiles.walks import convert, copy_of, plan_of, planned, result, source_folder
 
-from hubconv.errors import ScaleError, UsageError
+from hubconv.errors import ScaleError, SourceError, UsageError
 from hubconv.steps.shards import foreign_reads
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -81,3 +84,34 @@ def test_modelopt_has_no_fp8_of_one_scale_without_one_for_activations(tmp_path):
         planned(folder, layout="modelopt", policy="mlp")
     walk = convert(folder, tmp_path / "target", policy="mlp")
     assert walk.verified().findings == ()
+
+
+@pytest.mark.parametrize("shape", [(256,), (1, 256)])
+def test_the_scales_of_a_square_weight_must_say_that_they_are_of_rows(tmp_path, shape):
+    folder = copy_of("glm45_fp8", tmp_path / "source")
+    for path in shards(folder):
+        _rewrite(
+            path,
+            [
+                replace(t, shape=shape) if t.name == f"{Q_PROJ}.weight_scale" else t
+                for t in read(path)
+            ],
+        )
+
+    with pytest.raises(ScaleError, match=r"it must be \[256, 1\]"):
+        planned(folder)
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "mimo_qkv_edge"])
+def test_families_that_need_more_than_hubconv_has_are_refused_by_name(name):
+    with pytest.raises(SourceError, match="needs special treatment that hubconv does not have yet"):
+        planned(source_folder(name))
+
+
+def test_scales_tiled_by_chunks_are_never_taken_for_blocks(tmp_path):
+    folder = copy_of("mimo_qkv_edge", tmp_path / "source")
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "qwen3"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(ScaleError, match=r"has shape \[8, 2\]; .* must be \[5, 2\]"):
+        planned(folder)
