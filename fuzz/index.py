@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 import yaml
 
 from fuzz.target import run
-from hubconv.ends import UnitRecord
 from hubconv.errors import HeaderError
 from hubconv.formats import checkpoint
 from hubconv.formats import front_matter as matter
 from hubconv.formats.checkpoint import parse_index, stated_size
 from hubconv.formats.front_matter import MAX_ITEMS, read_front_matter, write_front_matter
+from hubconv.records import UnitRecord
 
 LISTED = ("a.safetensors", "b/c.safetensors", "../a.safetensors", "/a.safetensors", "x.bin")
 SOUND = re.compile(r"[\w.\-]+(/[\w.\-]+)*\.safetensors", re.ASCII)

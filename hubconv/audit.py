@@ -20,6 +20,7 @@ from hubconv.formats.contract import Finding
 from hubconv.manifest import compare_tree, read_manifest
 from hubconv.opening import Scratch, open_source
 from hubconv.profiles import choose_profile
+from hubconv.profiles.needs import missing
 from hubconv.steps.decide import Recipe
 from hubconv.steps.inventory import MAX_JSON_BYTES, read_config
 from hubconv.steps.plan import Plan, make_plan
@@ -115,6 +116,7 @@ class _Audit:
             partners=_partners(config, tensors),
             expected=_expected(plan),
         )
+        findings += self._needs(config, tensors)
         decoded = 0
         if plan is not None and self._origin is not None:
             chosen, far = decoded_findings(plan, tensors, self._view, self._origin, {}, Sample())
@@ -131,6 +133,23 @@ class _Audit:
             decoded,
             tuple(self._notes),
         )
+
+    def _needs(
+        self, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
+    ) -> Iterator[Finding]:
+        """What the model cannot do without, by its own config: no source and no index is asked."""
+        try:
+            profile = choose_profile(config, tensors)
+        except SourceError:
+            profile = None
+        needs = profile.needs if profile is not None else None
+        absent = missing(needs, config, tensors) if needs is not None else None
+        if absent is None:
+            self._notes.append(
+                "whether every tensor of the model is there: no profile says what it must have"
+            )
+        for name in absent or ():
+            yield Finding("need.missing", name, "The model needs it, and it is not there.")
 
     def _json(self, path: str) -> dict[str, Any] | None:
         entry = self._view.files().get(path)

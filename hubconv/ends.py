@@ -4,15 +4,14 @@ A folder and a Hub repository are two implementations of the same protocols; not
 house asks which of the two it is talking to.
 """
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from hubconv.formats.nvfp4 import Quality
+from hubconv.journal import NO_NOTE, Note
+from hubconv.records import UnitRecord
 
 MANIFEST: Final = "hubconv.json"
 CARD: Final = "README.md"
@@ -119,71 +118,6 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TensorQuality:
-    """How one NVFP4 weight came out."""
-
-    module: str
-    role: str
-    shape: tuple[int, int]
-    global_scale: float
-    quality: Quality
-
-
-@dataclass(frozen=True, slots=True)
-class UnitRecord:
-    """The proof that an output shard is finished: an entry of the journal.
-
-    Attributes:
-        plan_id: The plan it belongs to.
-        shard: Its path in the target.
-        size: Bytes.
-        sha256: Of its content, computed while it was written.
-        tensors: Every NVFP4 weight in it.
-        device: What computed it.
-        version: hubconv's version.
-        seconds: Wall time it took.
-    """
-
-    plan_id: str
-    shard: str
-    size: int
-    sha256: str
-    tensors: tuple[TensorQuality, ...]
-    device: str
-    version: str
-    seconds: float
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """The record a line of JSON holds.
-
-        Raises:
-            ValueError: It holds no record: whoever reads journals then makes the unit again.
-        """
-        try:
-            data = json.loads(text)
-            tensors = tuple(_tensor_quality(entry) for entry in data.pop("tensors"))
-            return cls(tensors=tensors, **data)
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"not a unit record: {error}") from error
-
-
-def _tensor_quality(entry: Mapping[str, Any]) -> TensorQuality:
-    rows, cols = entry["shape"]
-    return TensorQuality(
-        entry["module"],
-        entry["role"],
-        (rows, cols),
-        entry["global_scale"],
-        Quality(**entry["quality"]),
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class StagedFile:
     """A file that a sink has taken over completely."""
 
@@ -271,11 +205,12 @@ class Staging(Protocol):
         """Make every noted unit durable, once its bytes have arrived."""
         ...
 
-    def disk_bytes(self, largest_shard: int) -> int:
-        """Bytes of the work folder's disk that unfinished output shards may take at a time.
+    def disk_bytes(self, largest_shard: int, room: int) -> int:
+        """Bytes of the work folder's disk that unfinished output shards will take at a time.
 
         Args:
             largest_shard: Bytes of the largest output shard.
+            room: What they may take: where it is little, they make do with less.
         """
         ...
 
@@ -335,7 +270,11 @@ class Target(Protocol):
         """Finish what a run killed after its publish left undone."""
         ...
 
-    def stage(self, plan_id: str) -> Staging:
+    def begun(self, plan_id: str) -> bool:
+        """Whether there is a journal of a plan; makes nothing."""
+        ...
+
+    def stage(self, plan_id: str, note: Note = NO_NOTE) -> Staging:
         """Open the journal of a plan, making what it needs."""
         ...
 

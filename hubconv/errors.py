@@ -103,6 +103,11 @@ class ResourceError(HubconvError):
 
 
 class StoppedError(HubconvError):
-    """Raised when a run stopped in order before it was done."""
+    """Raised when a run stopped in order before it was done.
+
+    Attributes:
+        made: Output shards that the run has finished and noted.
+    """
 
     exit_code = 10
+    made: int = 0

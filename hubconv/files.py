@@ -1,10 +1,13 @@
 """Files on this machine: read by position, written beside their name and renamed when whole."""
 
 import ctypes
+import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self, cast
@@ -15,6 +18,9 @@ from hubconv.ends import StagedFile
 from hubconv.errors import IntegrityError, ResourceError
 
 WRITEBACK_BYTES: Final = 64 * 1024 * 1024
+PARTIAL: Final = ".partial"
+"""End of the name of a file that is being written."""
+
 _WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE
 
 
@@ -83,7 +89,8 @@ class FileSink:
         self._path = path
         self._name = name
         self._durable = durable
-        self._partial = path.with_name(path.name + ".partial")
+        # A name of its own: another process may be making the same file, to the same bytes.
+        self._partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
         self._hash = hashlib.sha256()
         self._size = 0
         self._flushed = 0
@@ -93,6 +100,8 @@ class FileSink:
         try:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._partial.open("wb")
+            with suppress(OSError):  # not every file system has locks
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise disk_error(error, self._path.parent) from error
         return self
@@ -188,6 +197,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sweep_partial(folder: Path) -> None:
+    """Remove what killed processes left half written; what a living one writes is locked."""
+    for torso in folder.rglob(f"*{PARTIAL}"):
+        with suppress(OSError), torso.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            torso.unlink(missing_ok=True)
 
 
 def machine_run() -> str:

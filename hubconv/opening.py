@@ -15,19 +15,21 @@ from typing import Final
 from hubconv.ends import Source
 from hubconv.errors import NotAllowedError, ResourceError, UsageError
 from hubconv.folder import FolderSource
+from hubconv.hub.waiting import AtOnce, never
 from hubconv.version import __version__
 from hubconv.words import EndRef, parse_end
 
 SOURCE_TOKEN: Final = "HUBCONV_SOURCE_TOKEN"  # noqa: S105 - the name of a variable, not a token
 
 
-def open_source(word: str, revision: str, scratch: Path) -> Source:
+def open_source(word: str, revision: str, scratch: Path, at_once: AtOnce = never) -> Source:
     """The source a word names, pinned.
 
     Args:
         word: SOURCE as written.
         revision: Branch, tag or commit; empty for the default.
         scratch: Folder for shards on their way.
+        at_once: Asked in long waits; raises where the run must end now.
 
     Raises:
         UsageError: A folder with a revision, or two revisions.
@@ -44,10 +46,10 @@ def open_source(word: str, revision: str, scratch: Path) -> Source:
     from hubconv.hub.likeness import with_likeness
     from hubconv.hub.source import HubSource
 
-    client = open_client(__version__, SOURCE_TOKEN)
-    wanted = revision or ref.revision
+    client = open_client(__version__, SOURCE_TOKEN, at_once)
+    slots, wanted = scratch / "slots", revision or ref.revision
     with with_likeness(client, ref.name, wanted):
-        return HubSource(client, ref.name, wanted, scratch / "slots")
+        return HubSource(client, ref.name, wanted, slots, at_once=at_once)
 
 
 def parse_target(word: str) -> EndRef:

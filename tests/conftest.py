@@ -206,11 +206,15 @@ class Studio:
         } | more
         return {name: value for name, value in kept.items() if value is not None}
 
-    def start(self, *words, env=None, group=None, **popen):
-        """The real command, running; `group` shards go into one staging commit."""
+    def start(self, *words, env=None, group=None, lines=(), **popen):
+        """The real command, running; `group` shards go into one staging commit.
+
+        `lines` of Python come before it.
+        """
         program = ["-m", "hubconv"]
         if group is not None:
             lines = ["from hubconv.hub import staging", f"staging.GROUP_UNITS = {group}"]
+        if lines:
             program = ["-c", "; ".join([*lines, "from hubconv.cli import main", "main()"])]
         return subprocess.Popen(
             [sys.executable, *program, *map(str, words)],

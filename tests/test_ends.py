@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profiles.walks import result
 
-from hubconv.ends import UnitRecord
 from hubconv.errors import UsageError
+from hubconv.records import UnitRecord
 from hubconv.words import EndRef, parse_end
 
 

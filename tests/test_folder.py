@@ -250,6 +250,31 @@ def test_after_a_crash_of_the_machine_shards_are_hashed_before_they_are_trusted(
         monkeypatch.undo()
 
 
+def test_shards_of_several_machines_are_hashed_before_they_are_trusted(tmp_path):
+    walk = staged("deepseek_v3", tmp_path)
+    walk.staging.records()
+    with (walk.shards / walk.records[0].shard).open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes(100))
+    assert len(walk.staging.records()) == len(walk.records)
+    bench = next((tmp_path / ".hubconv").iterdir())
+    (bench / "machines" / "another").write_text("its boot")
+    assert set(walk.staging.records()) == {record.shard for record in walk.records[1:]}
+
+
+def test_what_a_living_process_writes_is_not_swept(tmp_path):
+    target = FolderTarget(tmp_path)
+    with target.stage("plan").create("x.bin") as sink:
+        sink.write(b"abc")
+        again = target.stage("plan")
+        with again.create("x.bin") as other:  # nor written over by another at the same shard
+            other.write(b"abc")
+            sink.finish()
+            other.finish()
+    assert (tmp_path / ".hubconv/plan/shards/x.bin").read_bytes() == b"abc"
+    assert list(tmp_path.rglob("*.partial")) == []
+
+
 def test_a_place_that_is_a_folder_already_is_told(tmp_path):
     walk = staged("llama_bf16_tied", tmp_path)
     (tmp_path / "config.json" / "x").mkdir(parents=True)

@@ -211,7 +211,7 @@ def test_a_publish_that_somebody_undid_is_made_again(lfs_studio):
 def test_a_publish_that_reads_back_wrong_is_neither_shown_nor_tagged(lfs_studio, monkeypatch):
     studio, target = lfs_studio, lfs_studio.name()
     with monkeypatch.context() as patch:
-        patch.setattr("hubconv.pipeline.verify_tree", lambda *_: ["x has 3 bytes, not 4"])
+        patch.setattr("hubconv.pipeline.releasing.verify_tree", lambda *_: ["x has 3 bytes, not 4"])
         with pytest.raises(IntegrityError, match="x has 3 bytes") as wrong:
             studio.convert(studio.source(BF16), target)
     assert wrong.value.exit_code == 7
@@ -306,7 +306,7 @@ def test_a_source_is_never_its_own_target(lfs_studio, tmp_path):
 def test_a_renamed_source_is_recognised_behind_its_old_name(lfs_studio, monkeypatch):
     source = lfs_studio.source(BF16)
     view = HubSource(lfs_studio.client(), source, "", lfs_studio.folder / "slots")
-    monkeypatch.setattr("hubconv.pipeline.open_source", lambda *_: view)
+    monkeypatch.setattr("hubconv.pipeline.run.open_source", lambda *_: view)
     with pytest.raises(UsageError, match="never written to"):
         lfs_studio.convert("demo/old-name", source)
 
@@ -398,17 +398,17 @@ def test_the_time_limit_stops_in_order(lfs_studio):
 
 
 def test_what_somebody_commits_to_main_meanwhile_is_not_overwritten(lfs_studio, monkeypatch):
-    from hubconv import pipeline
+    from hubconv.pipeline import making
 
     studio, source, target = lfs_studio, lfs_studio.source(BF16), lfs_studio.name()
     studio.api.create_repo(target)
-    run_units = pipeline.run_units
+    run_units = making.run_units
 
     def interrupted(*arguments):
         studio.write(target, "README.md", b"---\nlicense: mit\n---\nMine.\n")
         return run_units(*arguments)
 
-    monkeypatch.setattr(pipeline, "run_units", interrupted)
+    monkeypatch.setattr(making, "run_units", interrupted)
     with pytest.raises(ConflictError, match="another commit") as conflict:
         studio.convert(source, target)
     assert conflict.value.exit_code == 6
@@ -422,10 +422,10 @@ def test_what_somebody_commits_to_main_meanwhile_is_not_overwritten(lfs_studio, 
 
 
 def test_another_run_that_published_the_same_plan_first_is_recognised(lfs_studio, monkeypatch):
-    from hubconv import pipeline
+    from hubconv.pipeline import making
 
     studio, source, target = lfs_studio, lfs_studio.source(BF16), lfs_studio.name()
-    run_units, others = pipeline.run_units, []
+    run_units, others = making.run_units, []
 
     def overtaken(*arguments):
         if not others:
@@ -433,7 +433,7 @@ def test_another_run_that_published_the_same_plan_first_is_recognised(lfs_studio
             others.append(studio.convert(source, target))
         return run_units(*arguments)
 
-    monkeypatch.setattr(pipeline, "run_units", overtaken)
+    monkeypatch.setattr(making, "run_units", overtaken)
     with pytest.raises(ConflictError, match=r"staging branch .* is gone"):
         studio.convert(source, target)
     assert studio.convert(source, target).status == "up-to-date"

@@ -13,6 +13,8 @@ from hubconv.cli.demo import demo
 from hubconv.cli.failure import report_bug, report_failure, report_usage
 from hubconv.cli.hub import hub
 from hubconv.cli.plan import plan
+from hubconv.cli.slices import publish, work
+from hubconv.cli.upkeep import abort, gc, status
 from hubconv.cli.verify import verify
 from hubconv.errors import HubconvError
 from hubconv.version import __version__
@@ -51,10 +53,11 @@ def group() -> None:
     hubconv deepseek-ai/X my-org/X-NVFP4     convert and publish
     hubconv ./X ./X-NVFP4                    the same from folder to folder
     hubconv plan deepseek-ai/X               what would be done
+    hubconv status my-org/X-NVFP4            what is staged, and how to go on
     """  # noqa: D301 - click wants the character, so that lines stay as they are
 
 
-for command in (convert, plan, verify, demo, hub):
+for command in (convert, plan, work, publish, status, abort, gc, verify, demo, hub):
     group.add_command(command)
 
 

@@ -10,12 +10,13 @@ import click
 
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import (
-    Duration,
-    Size,
+    making_options,
     output_options,
+    publish_options,
     recipe_from,
     recipe_options,
     source_options,
+    target_options,
 )
 from hubconv.cli.plan import show_plan
 
@@ -28,59 +29,10 @@ if TYPE_CHECKING:
 @click.argument("target")
 @recipe_options
 @source_options
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where to compute: auto, cpu, cuda or cuda:N.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 64),
-    default=None,
-    help="Output shards made at the same time.  [default: 2; between folders one a core]",
-)
-@click.option(
-    "--max-disk",
-    type=Size(),
-    default=0,
-    metavar="SIZE",
-    help="Disk that shards on their way may take together.  [default: what is free]",
-)
+@making_options
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
-@click.option(
-    "--private/--no-private",
-    default=None,
-    help="Visibility of a new target.  [default: as the source]",
-)
-@click.option("--create-pr", is_flag=True, help="Publish to a pull request instead of main.")
-@click.option("--replace", is_flag=True, help="Put the result in place of the target's content.")
-@click.option(
-    "--allow-publish-private",
-    "allow_public",
-    is_flag=True,
-    help="Publish content of a private or gated source in a public target.",
-)
-@click.option(
-    "--accept-new-owner",
-    "new_owner",
-    is_flag=True,
-    help="Take a source whose repository was made anew since the last publish.",
-)
-@click.option("--tag/--no-tag", default=True, help="Tag the publish commit.")
-@click.option(
-    "--time-limit",
-    type=Duration(),
-    default=0,
-    metavar="TIME",
-    help="Stop in order after this time (5h30m) with exit code 10.",
-)
-@click.option(
-    "--card-template",
-    "template",
-    type=click.Path(exists=True, dir_okay=False),
-    help="Template to use in place of hubconv's card.",
-)
+@target_options
+@publish_options
 @output_options
 def convert(
     source: str,
@@ -109,14 +61,11 @@ def convert(
         return
     from hubconv.progress import choose_progress
 
-    template = values.pop("template")
     request = Request(
         source=source,
         target=target,
         recipe=recipe,
-        time_limit_s=values.pop("time_limit"),
         command=shlex.join(["hubconv", *sys.argv[1:]]),
-        template=template or "",
         workers=values.pop("workers") or 0,
         **values,
     )
@@ -125,6 +74,11 @@ def convert(
         outcome = run(request, progress)
     finally:
         progress.close()
+    show_outcome(outcome, as_json=as_json, quiet=quiet)
+
+
+def show_outcome(outcome: "Outcome", *, as_json: bool, quiet: bool) -> None:
+    """Print how a run ended, for a person or a program."""
     if as_json:
         click.echo(json.dumps(outcome_json(outcome)))
     elif not quiet:

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from hubconv.steps.decide import Recipe
+
+if TYPE_CHECKING:
+    from hubconv.pipeline import Slice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -15,6 +18,7 @@ _UNITS: Final = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
 }  # fmt: skip
+_PART: Final = re.compile(r"(\d{1,6})/(\d{1,6})")
 _LATENCY: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
 _TIME: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
 
@@ -63,6 +67,25 @@ class Latency(click.ParamType[float]):
         if found is None:
             self.fail(f"{value!r} is not a latency; write 20ms or 0.5s.", param, ctx)
         return float(found[1]) / (1000 if found[2] == "ms" else 1)
+
+
+class Part(click.ParamType["Slice"]):
+    """`3/16`."""
+
+    name = "slice"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "Slice":
+        """The slice a word names."""
+        from hubconv.pipeline import Slice
+
+        if isinstance(value, Slice):
+            return value
+        found = _PART.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is not a slice; write 3/16 for the third of sixteen.", param, ctx)
+        return Slice(int(found[1]), int(found[2]))
 
 
 class Duration(click.ParamType[float]):
@@ -159,13 +182,131 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     )
 
 
+def recipe_words(recipe: Recipe) -> list[str]:
+    """The options that ask for a recipe: what `recipe_from` takes out of them."""
+    blank = Recipe()
+    named = {
+        "--layout": (recipe.layout, blank.layout),
+        "--policy": (recipe.policy, blank.policy),
+        "--activations": (recipe.activations, blank.activations),
+        "--input-scale": (recipe.input_scale, blank.input_scale),
+        "--scales": (recipe.scales, blank.scales),
+        "--mtp": (recipe.mtp, blank.mtp),
+        "--max-shard-size": (recipe.max_shard_bytes, blank.max_shard_bytes),
+        "--code": (recipe.code, blank.code),
+    }
+    words = [
+        word for name, (value, usual) in named.items() if value != usual
+        for word in (name, str(value))
+    ]  # fmt: skip
+    words += [word for pattern in recipe.keep for word in ("--keep", pattern)]
+    return [*words, "--allow-flushed"] if recipe.allow_flushed else words
+
+
+_MAKING_OPTIONS: Final = (
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Where to compute: auto, cpu, cuda or cuda:N.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1, 64),
+        default=None,
+        help="Output shards made at the same time.  [default: 2; between folders one a core]",
+    ),
+    click.option(
+        "--max-disk",
+        type=Size(),
+        default=0,
+        metavar="SIZE",
+        help="Disk that shards on their way may take together.  [default: what is free]",
+    ),
+    click.option(
+        "--time-limit",
+        "time_limit_s",
+        type=Duration(),
+        default=0,
+        metavar="TIME",
+        help="Stop in order after this time (5h30m) with exit code 10.",
+    ),
+)
+
+_TARGET_OPTIONS: Final = (
+    click.option(
+        "--private/--no-private",
+        default=None,
+        help="Visibility of a new target.  [default: as the source]",
+    ),
+    click.option(
+        "--replace", is_flag=True, help="Put the result in place of the target's content."
+    ),
+    click.option(
+        "--allow-publish-private",
+        "allow_public",
+        is_flag=True,
+        help="Publish content of a private or gated source in a public target.",
+    ),
+    click.option(
+        "--accept-new-owner",
+        "new_owner",
+        is_flag=True,
+        help="Take a source whose repository was made anew since the last publish.",
+    ),
+)
+
+_PUBLISH_OPTIONS: Final = (
+    click.option("--create-pr", is_flag=True, help="Publish to a pull request instead of main."),
+    click.option("--tag/--no-tag", default=True, help="Tag the publish commit."),
+    click.option(
+        "--card-template",
+        "template",
+        type=click.Path(exists=True, dir_okay=False),
+        callback=lambda _ctx, _param, value: value or "",
+        help="Template to use in place of hubconv's card.",
+    ),
+)
+
+
+def making_options(command: Command) -> Command:
+    """Options about making shards."""
+    for option in reversed(_MAKING_OPTIONS):
+        command = option(command)
+    return command
+
+
+def target_options(command: Command) -> Command:
+    """Options about what the target may be."""
+    for option in reversed(_TARGET_OPTIONS):
+        command = option(command)
+    return command
+
+
+def publish_options(command: Command) -> Command:
+    """Options about the publish commit."""
+    for option in reversed(_PUBLISH_OPTIONS):
+        command = option(command)
+    return command
+
+
+def yes_option(command: Command) -> Command:
+    """The option that answers the question of a command that removes something."""
+    return click.option("-y", "--yes", is_flag=True, help="Do not ask.")(command)
+
+
 def source_options(command: Command) -> Command:
     """Options about reading the source."""
     revision = click.option("--revision", default="", help="Branch, tag or commit of the source.")
-    work_dir = click.option(
+    return revision(work_dir_option(command))
+
+
+def work_dir_option(command: Command) -> Command:
+    """The option about the folder that a run works in."""
+    option = click.option(
         "--work-dir", default="", metavar="DIR", help="Folder for shards on their way."
     )
-    return revision(work_dir(command))
+    return option(command)
 
 
 def output_options(command: Command) -> Command:

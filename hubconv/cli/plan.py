@@ -1,13 +1,21 @@
-"""`hubconv plan SOURCE`."""
+"""`hubconv plan SOURCE [TARGET]`."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hubconv.cli.environment import quiet_libraries
-from hubconv.cli.options import output_options, recipe_from, recipe_options, source_options
+from hubconv.cli.options import (
+    output_options,
+    recipe_from,
+    recipe_options,
+    recipe_words,
+    source_options,
+)
 
 if TYPE_CHECKING:
     from hubconv.steps.plan import Plan
@@ -15,12 +23,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source")
+@click.argument("target", default="")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a plan file, for hubconv work and hubconv publish on many machines.",
+)
 @recipe_options
 @source_options
 @output_options
 def plan(
     source: str,
+    target: str,
     *,
+    output: Path | None,
     revision: str,
     work_dir: str,
     as_json: bool,
@@ -28,13 +45,42 @@ def plan(
     verbose: int,
     **values: Any,  # noqa: ANN401 - the recipe's options, by name
 ) -> None:
-    """Show what converting SOURCE would do; reads headers only."""
-    del quiet
+    """Show what converting SOURCE would do; reads headers only.
+
+    With -o it is written down too: each of many machines then makes a slice of it with hubconv
+    work, and one publishes with hubconv publish.
+    """
     quiet_libraries(verbose)
+    from hubconv.opening import refuse_same
     from hubconv.pipeline import plan as make
 
+    if target:
+        refuse_same(source, target)
     made = make(source, recipe_from(values), revision=revision, work_dir=work_dir)
-    show_plan(made, as_json=as_json)
+    if output is not None:
+        _write(made, source, target, revision, output)
+    if as_json or not (quiet and output):
+        show_plan(made, as_json=as_json)
+    if output is not None and not (as_json or quiet):
+        click.echo(
+            f"\nWritten to {output}. On each of N machines: hubconv work {output} --slice i/N; "
+            f"then once: hubconv publish {output}"
+        )
+
+
+def _write(made: "Plan", source: str, target: str, revision: str, output: Path) -> None:
+    from hubconv.opening import parse_target
+    from hubconv.pipeline import PlanFile
+    from hubconv.words import parse_end
+
+    asked = revision or parse_end(source).revision
+    words = ["hubconv", source, target or "TARGET", *recipe_words(made.recipe)]
+    command = shlex.join([*words, "--revision", revision] if revision else words)
+    place = ""
+    if target:
+        end = parse_target(target)
+        place = f"hf://{end.name}" if end.kind == "hub" else str(Path(end.name).resolve())
+    PlanFile.of(made, place, command, asked).write(output)
 
 
 def show_plan(made: "Plan", *, as_json: bool) -> None:

@@ -52,6 +52,18 @@ def writable_repo(call: Call) -> tuple[Repository, Account]:
     return repo, demand_write(call.account, repo.id.split("/", 1)[0])
 
 
+def branched_repo(call: Call) -> Repository:
+    """The repository of the path, whose branches and tags the caller may make and delete.
+
+    Raises:
+        Refusal: It is not there for him, or he may not.
+    """
+    repo, account = writable_repo(call)
+    if not account.makes_refs:
+        raise Refusal(403, "This token may commit, but not make or delete branches and tags.")
+    return repo
+
+
 def contributed_repo(call: Call) -> tuple[Repository, Account]:
     """The repository of the path and the caller, who may propose changes to it.
 

@@ -22,6 +22,7 @@ class Account:
         orgs: Organizations he belongs to.
         role: `write`, `read` or `fineGrained`; a `read` token changes nothing.
         scopes: Namespaces that a `fineGrained` token may write to.
+        makes_refs: May make and delete branches and tags, and not commit alone.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Account:
     orgs: tuple[str, ...] = ()
     role: str = "write"
     scopes: tuple[str, ...] = ()
+    makes_refs: bool = True
 
     def belongs_to(self, namespace: str) -> bool:
         """Whether the namespace is this user's or one of his organizations'."""
@@ -66,9 +68,11 @@ class Accounts:
         orgs: Iterable[str] = (),
         role: str = "write",
         scopes: Iterable[str] = (),
+        *,
+        makes_refs: bool = True,
     ) -> Account:
         """Put a token in force."""
-        account = Account(name, token, tuple(orgs), role, tuple(scopes))
+        account = Account(name, token, tuple(orgs), role, tuple(scopes), makes_refs)
         with self._lock:
             self._by_token[token] = account
         return account

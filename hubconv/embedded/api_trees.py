@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from hubconv.embedded.access import visible_repo, writable_repo
+from hubconv.embedded.access import branched_repo, visible_repo, writable_repo
 from hubconv.embedded.api_repos import large_members
 from hubconv.embedded.records import FileEntry, FileTree, digest
 from hubconv.embedded.refusals import Refusal, entry_not_found, revision_not_found
@@ -95,7 +95,7 @@ def list_commits(call: Call) -> Response:
 
 def create_branch(call: Call) -> Response:
     """Grow a branch from main or from another revision."""
-    repo, _ = writable_repo(call)
+    repo = branched_repo(call)
     name = _checked_name(call.params["ref"])
     with repo.lock:
         if name in repo.refs()["branches"]:
@@ -107,7 +107,7 @@ def create_branch(call: Call) -> Response:
 
 def delete_branch(call: Call) -> Response:
     """Take a branch away."""
-    repo, _ = writable_repo(call)
+    repo = branched_repo(call)
     name = call.params["ref"].removeprefix("refs/heads/")
     if name == MAIN:
         raise Refusal(403, "The main branch cannot be deleted.")
@@ -120,7 +120,7 @@ def delete_branch(call: Call) -> Response:
 
 def create_tag(call: Call) -> Response:
     """Put a tag on a revision."""
-    repo, _ = writable_repo(call)
+    repo = branched_repo(call)
     name = _checked_name(str(call.json().get("tag") or ""))
     with repo.lock:
         if name in repo.refs()["tags"]:
@@ -131,7 +131,7 @@ def create_tag(call: Call) -> Response:
 
 def delete_tag(call: Call) -> Response:
     """Take a tag away."""
-    repo, _ = writable_repo(call)
+    repo = branched_repo(call)
     name = call.params["rev"].removeprefix("refs/tags/")
     with repo.lock:
         if name not in repo.refs()["tags"]:

@@ -126,9 +126,14 @@ class EmbeddedHub:
         orgs: Iterable[str] = (),
         role: str = "write",
         scopes: Iterable[str] = (),
+        *,
+        makes_refs: bool = True,
     ) -> Account:
-        """Put a token in force; `role` is `write`, `read`, or `fineGrained` with `scopes`."""
-        return self._state.accounts.add(name, token, orgs, role, scopes)
+        """Put a token in force; `role` is `write`, `read`, or `fineGrained` with `scopes`.
+
+        Without `makes_refs` it may commit, to pull requests too, but not make branches or tags.
+        """
+        return self._state.accounts.add(name, token, orgs, role, scopes, makes_refs=makes_refs)
 
     def revoke(self, token: str) -> None:
         """Put a token out of force."""

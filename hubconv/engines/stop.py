@@ -6,8 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
 
 from hubconv.errors import HubconvError, StoppedError
+
+GRACE_S: Final = 4.0
+"""What saves finished work may go on so long after a signal."""
 
 
 class SignalledError(StoppedError):
@@ -35,6 +39,7 @@ class Stop:
     def __init__(self, time_limit_s: float = 0.0) -> None:
         self._deadline = time.monotonic() + time_limit_s if time_limit_s else 0.0
         self._signal = 0
+        self._heard_at = 0.0
         self._failed = threading.Event()
 
     def reason(self) -> HubconvError | None:
@@ -57,6 +62,15 @@ class Stop:
         if self._signal:
             raise SignalledError(self._signal)
 
+    def soon(self) -> None:
+        """Give up even what saves finished work, where a signal came a while ago.
+
+        Raises:
+            SignalledError: It did.
+        """
+        if self._signal and time.monotonic() - self._heard_at > GRACE_S:
+            raise SignalledError(self._signal)
+
     def fail(self) -> None:
         """Another worker failed: begin nothing new."""
         self._failed.set()
@@ -75,7 +89,7 @@ class Stop:
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def heard(number: int, frame: FrameType | None) -> None:
-            self._signal = number
+            self._signal, self._heard_at = number, time.monotonic()
             for other, handler in before.items():
                 signal.signal(other, handler)
 

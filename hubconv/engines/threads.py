@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from hubconv.ends import UnitRecord
 from hubconv.engines.stop import Stop
-from hubconv.errors import HubconvError
+from hubconv.errors import HubconvError, StoppedError
 from hubconv.progress import Progress
+from hubconv.records import UnitRecord
 from hubconv.steps.shards import Unit
 from hubconv.work import Bench, work
 
@@ -33,6 +33,7 @@ def run_units(
     Raises:
         HubconvError: The first failure; or the reason to stop. Finished units are in the journal.
     """
+    finished: list[str] = []
 
     def one(unit: Unit) -> UnitRecord | None:
         if stop.begun_enough:
@@ -41,6 +42,7 @@ def run_units(
         try:
             record = work(bench, unit)
             bench.staging.add(record)
+            finished.append(unit.shard)
         except BaseException:
             stop.fail()
             raise
@@ -49,7 +51,9 @@ def run_units(
 
     try:
         made = [one(unit) for unit in units] if workers == 1 else _pooled(one, units, workers)
-    except BaseException:
+    except BaseException as ended:
+        if isinstance(ended, StoppedError):
+            ended.made = len(finished)
         # Whatever ended the run, what is finished must not be lost, nor may a second failure
         # hide the first.
         try:
@@ -60,6 +64,8 @@ def run_units(
     bench.staging.flush()
     reason = stop.reason()
     if reason is not None and None in made:
+        if isinstance(reason, StoppedError):
+            reason.made = len(finished)
         raise reason
     return [record for record in made if record is not None]
 

@@ -7,5 +7,6 @@ every file gets its name by an atomic rename, and the manifest comes last.
 from hubconv.folder.source import FolderSource
 from hubconv.folder.staging import FolderStaging
 from hubconv.folder.target import FolderTarget
+from hubconv.folder.upkeep import FolderKeeper
 
-__all__ = ["FolderSource", "FolderStaging", "FolderTarget"]
+__all__ = ["FolderKeeper", "FolderSource", "FolderStaging", "FolderTarget"]

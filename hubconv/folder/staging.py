@@ -1,6 +1,7 @@
 """The journal and the workbench of one plan, inside the folder that receives it."""
 
 import json
+import platform
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,16 +10,27 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from hubconv.ends import CARD, JOURNAL, MANIFEST, Published, Release, Sink, Source, UnitRecord
-from hubconv.files import FileSink, disk_error, machine_run, sha256_of, sync
+from hubconv.ends import CARD, JOURNAL, MANIFEST, Published, Release, Sink, Source
+from hubconv.files import (
+    PARTIAL,
+    FileSink,
+    disk_error,
+    machine_run,
+    sha256_of,
+    sweep_partial,
+    sync,
+)
 from hubconv.folder.source import FolderSource
 from hubconv.formats.checkpoint import INDEX_NAME
+from hubconv.journal import NO_NOTE, NOTE_NAME, Note
+from hubconv.records import UnitRecord
 
 PUBLISHING: Final = "publishing.json"
 """Lists what a publish is about to put in its place."""
 
-_MACHINE: Final = "machine"
-"""On which run of which machine the shards of a journal were written."""
+_MACHINES: Final = "machines"
+"""On which run of which machine the shards of a journal were written: a file for each machine,
+for slices on several of them may share the folder."""
 
 _DISK_THREADS: Final = 8
 
@@ -26,7 +38,7 @@ _DISK_THREADS: Final = 8
 class FolderStaging:
     """`.hubconv/<plan id>` inside a target folder: shards, and a record for each."""
 
-    def __init__(self, folder: Path, plan_id: str) -> None:
+    def __init__(self, folder: Path, plan_id: str, note: Note = NO_NOTE) -> None:
         self._folder = folder
         self._bench = folder / JOURNAL / plan_id
         self._shards = self._bench / "shards"
@@ -37,18 +49,24 @@ class FolderStaging:
             self._units.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, folder) from error
-        for torso in self._bench.rglob("*.partial"):
-            torso.unlink(missing_ok=True)
+        sweep_partial(self._bench)
+        if note != NO_NOTE and not (self._bench / NOTE_NAME).exists():
+            self._write(self._bench / NOTE_NAME, note.to_json())
 
     def records(self) -> Mapping[str, UnitRecord]:
         """Finished units whose shard is there with the recorded size.
 
         The shard got its name after its last byte was written, and its record after that: a
-        record therefore proves the content. But if the machine was started anew since, bytes may
-        never have reached the disk: then they are hashed once more.
+        record therefore proves the content. But if a machine was started anew since, or several
+        wrote, bytes may never have reached the disk: then they are hashed once more.
         """
-        here = machine_run()
-        known = bool(here) and _read(self._bench / _MACHINE) == here
+        here, machine = machine_run(), platform.node() or "machine"
+        wrote = {
+            path.name: _read(path)
+            for path in (self._bench / _MACHINES).glob("*")
+            if path.suffix != PARTIAL
+        }
+        known = bool(here) and wrote == {machine: here}
         found = {}
         for path in sorted(self._units.rglob("*.json")):
             try:
@@ -66,7 +84,7 @@ class FolderStaging:
             with ThreadPoolExecutor(_DISK_THREADS) as pool:
                 same = list(pool.map(self._holds, found.values()))
             found = dict(entry for entry, right in zip(found.items(), same, strict=True) if right)
-        self._write(self._bench / _MACHINE, here.encode())
+        self._write(self._bench / _MACHINES / machine, here.encode())
         return found
 
     def _holds(self, record: UnitRecord) -> bool:
@@ -118,9 +136,9 @@ class FolderStaging:
     def flush(self) -> None:
         """Nothing to do: what is noted outlives this process."""
 
-    def disk_bytes(self, largest_shard: int) -> int:
+    def disk_bytes(self, largest_shard: int, room: int) -> int:
         """None of the work folder's: shards are written where they stay."""
-        del largest_shard
+        del largest_shard, room
         return 0
 
     def view(self) -> Source:

@@ -9,6 +9,7 @@ from hubconv.ends import JOURNAL, FileEntry, Published, Source
 from hubconv.errors import NotAllowedError
 from hubconv.folder.source import FolderSource
 from hubconv.folder.staging import PUBLISHING, FolderStaging
+from hubconv.journal import NO_NOTE, Note
 from hubconv.manifest import read_manifest
 
 
@@ -50,9 +51,13 @@ class FolderTarget:
     def check_card(self, card: str) -> None:
         """A folder takes any card."""
 
-    def stage(self, plan_id: str) -> "FolderStaging":
+    def begun(self, plan_id: str) -> bool:
+        """Whether the folder holds a journal of a plan."""
+        return (self._folder / JOURNAL / plan_id).is_dir()
+
+    def stage(self, plan_id: str, note: Note = NO_NOTE) -> "FolderStaging":
         """Open the journal of a plan in the folder, and sweep what a killed run left half done."""
-        return FolderStaging(self._folder, plan_id)
+        return FolderStaging(self._folder, plan_id, note)
 
     def tidy(self, plan_id: str) -> None:
         """Remove the journal of a run killed after its publish."""

@@ -43,6 +43,7 @@ class StoredTensor:
         shard: The file that holds it.
         begin: First byte within the file (not within the data section).
         end: One past its last byte.
+        of: The tensor of the header that this is a part of; None for a whole one.
     """
 
     name: str
@@ -51,6 +52,7 @@ class StoredTensor:
     shard: str
     begin: int
     end: int
+    of: "StoredTensor | None" = None
 
     @property
     def nbytes(self) -> int:

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 
 from hubconv.errors import ConflictError, HubconvError, NotAllowedError, SourceError, TemporaryError
 from hubconv.hub.compat import httpx, limit_waiting, parse_ratelimit_headers, status_of
+from hubconv.hub.waiting import AtOnce, never, resting
 
 Result = TypeVar("Result")
 
@@ -87,17 +88,19 @@ class HubClient:
         raise TemporaryError(f"{what} was not tried.")
 
 
-def open_client(version: str, token_variable: str = "") -> HubClient:
+def open_client(version: str, token_variable: str = "", at_once: AtOnce = never) -> HubClient:
     """A client with the user's credentials.
 
     Args:
         version: hubconv's version, for the user agent.
         token_variable: Environment variable with a token of its own for this end; where it is
             unset the client finds the token the way `hf` does.
+        at_once: Asked in every pause between tries; raises where the run must end now.
     """
     token = os.environ.get(token_variable) if token_variable else None
     limit_waiting()
-    return HubClient(HfApi(token=token, library_name="hubconv", library_version=version))
+    api = HfApi(token=token, library_name="hubconv", library_version=version)
+    return HubClient(api, resting(at_once))
 
 
 def is_passing(error: BaseException) -> bool:

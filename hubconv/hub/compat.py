@@ -5,7 +5,7 @@ tests/hub/test_compat.py fails loudly when a new version of huggingface_hub move
 
 import io
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -43,6 +43,7 @@ __all__ = [
     "ask_lfs",
     "by_hash",
     "complete_parts",
+    "delete_large_files",
     "finished_upload",
     "get_session",
     "headers_of",
@@ -242,3 +243,19 @@ def status_of(error: BaseException) -> int:
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         return int(error.response.status_code)
     return 0
+
+
+# ── upkeep ───────────────────────────────────────────────────────────────────────────────────
+
+
+def delete_large_files(api: HfApi, repo: str, orphans: Set[str]) -> int:
+    """Delete large files for good; how many there were.
+
+    The history is left as it is: nothing in it names them, and rewriting it would give main other
+    commits than those that cards and tags speak of.
+    """
+    if not orphans:
+        return 0
+    found = [each for each in api.list_lfs_files(repo) if orphans & {each.file_oid, each.oid}]
+    api.permanently_delete_lfs_files(repo, found, rewrite_history=False)
+    return len(found)

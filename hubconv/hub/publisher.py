@@ -1,5 +1,6 @@
 """The publish commit: exactly one for a plan, on main or on a pull request."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -12,11 +13,13 @@ from huggingface_hub import (
 )
 
 from hubconv.ends import Published, Release
-from hubconv.errors import ConflictError, TemporaryError
+from hubconv.errors import ConflictError, NotAllowedError, TemporaryError
 from hubconv.hub.client import MOVED, TRIES, HubClient, explain, is_passing, pause
-from hubconv.hub.commits import TRAILER, Commits, Operation
+from hubconv.hub.commits import STAGED, TRAILER, Commits, Operation
 from hubconv.hub.compat import finished_upload, status_of
 from hubconv.hub.privacy import Guard
+
+LOG: Final = logging.getLogger(__name__)
 
 MAIN: Final = "main"
 
@@ -77,7 +80,9 @@ class Publisher:
                 f"Making {self.repo} public",
                 lambda: api.update_repo_settings(self.repo, private=False),
             )
-        if self.tag and not done.pull_request:
+        if not self.tag or done.pull_request:
+            return
+        try:
             self.client.call(
                 f"Tagging {self.repo}",
                 lambda: api.create_tag(
@@ -87,6 +92,9 @@ class Publisher:
                     exist_ok=True,
                 ),
             )
+        except NotAllowedError as error:
+            # A token that makes no branches may make no tags: what it published stands.
+            LOG.warning("%s", error)
 
     def _once(self, release: Release, staging_commit: str, add: AddFile) -> Published:
         message = f"{release.title}\n\n{TRAILER}{release.plan_id}"
@@ -147,6 +155,8 @@ class Publisher:
                 )
             ),
         ):
+            if request.title.startswith(STAGED):
+                continue  # a journal: below its shards lies main, as it was
             commit = self.commits.published(f"refs/pr/{request.num}", plan_id)
             if commit:
                 return Published(self.repo, commit, request.url, request.num)

@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
@@ -35,8 +35,11 @@ from hubconv.hub.fetching.slots import Slots, SlotShard
 from hubconv.hub.fetching.supply import HF_TRANSFER, TRIES_EACH, Supply
 from hubconv.hub.fetching.turn import Turn
 from hubconv.hub.privacy import restriction_of
+from hubconv.hub.waiting import AtOnce, never, watched
 
 LOG: Final = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 SMALL_BYTES: Final = 8 * 1024 * 1024
 """A shard below this size is fetched by one request into memory; so are ranges that make less."""
@@ -78,6 +81,7 @@ class HubSource:
         revision: Branch, tag or commit; pinned here once.
         place: Folder for the shards being worked on.
         budget: What an opened shard may take.
+        at_once: Asked in every wait for bytes; raises where the run must end now.
     """
 
     def __init__(
@@ -87,9 +91,11 @@ class HubSource:
         revision: str,
         place: Path,
         budget: Budget = DEFAULT_BUDGET,
+        at_once: AtOnce = never,
     ) -> None:
         self._client = client
-        info = client.call(
+        self._at_once = at_once
+        info = self._call(
             f"Reading {repo}", lambda: client.api.model_info(repo, revision=revision or None)
         )
         self._repo = info.id
@@ -97,11 +103,15 @@ class HubSource:
         self._born = info.created_at.isoformat() if info.created_at else ""
         self._place = place
         self._budget = budget
-        self._slots = Slots(place, budget.disk_bytes)
-        self._turn = Turn()
+        self._turn = Turn(at_once)
+        self._slots = Slots(place, budget.disk_bytes, self._turn)
         self._doubts: dict[str, int] = {}
         self._links: dict[str, tuple[float, HfFileMetadata]] = {}
-        self._files = client.call(f"Listing {repo}", self._list)
+        self._files = self._call(f"Listing {repo}", self._list)
+
+    def _call(self, what: str, request: Callable[[], Result]) -> Result:
+        """A request with patience for faults that pass, and none where the run must end."""
+        return self._client.call(what, lambda: watched(request, self._at_once))
 
     @property
     def ref(self) -> str:
@@ -167,7 +177,7 @@ class HubSource:
 
     def _fetched(self, path: str, begin: int, end: int) -> bytes:
         what = f"Reading {path} of {self._repo}"
-        return self._client.call(what, lambda: self._range(path, begin, end))
+        return self._call(what, lambda: self._range(path, begin, end))
 
     def _range(self, path: str, begin: int, end: int) -> bytes:
         if end <= begin:
@@ -263,7 +273,8 @@ class HubSource:
         room. A shard that was found damaged is fetched in another way the next time.
         """
         entry = self._files[path]
-        supply = Supply(self._client, self, entry, self._place, self._doubts.get(path, 0))
+        doubts = self._doubts.get(path, 0)
+        supply = Supply(self._client, self, entry, self._place, doubts, self._at_once)
         started = time.monotonic()
         try:
             with self._opened(supply, reads, whole=whole) as shard:
@@ -293,7 +304,7 @@ class HubSource:
         if not whole and sum(end - begin for begin, end in wanted) < SMALL_BYTES:
             yield RangedShard(entry, lambda begin, end: self._fetched(entry.path, begin, end))
             return
-        link = self._client.call(f"Reading {entry.path}", lambda: self.link(entry.path))
+        link = self._call(f"Reading {entry.path}", lambda: self.link(entry.path))
         fits = whole and link.xet_file_data is None and entry.size >= SLOT_FROM_BYTES
         if fits and not supply.skipped:
             with self._slots.fetched(supply) as slot:
@@ -306,8 +317,8 @@ class HubSource:
                 yield stream
             return
         with (
-            self._turn.taken() as let_go,
-            StreamedShard(supply, wanted, memory, let_go, whole=True) as stream,
+            self._turn.taken() as told,
+            StreamedShard(supply, wanted, memory, told, whole=True) as stream,
         ):
             yield stream
 

@@ -1,4 +1,4 @@
-"""The staging branch: finished shards and their records, and the one commit that publishes them.
+"""The journal of a plan: finished shards, their records, and the one commit that publishes them.
 
 Order of writes: shard bytes, then shard and record in one commit on staging, then one commit on
 main that copies by the staging commit's sha. Every commit names the parent it expects, and after
@@ -7,19 +7,17 @@ the commit was made.
 """
 
 import hashlib
-import json
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from huggingface_hub import CommitOperationAdd
-from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.errors import BadRequestError, RevisionNotFoundError
 
-from hubconv.ends import JOURNAL, Published, Release, Sink, Source, StagedFile, UnitRecord
+from hubconv.ends import Published, Release, Sink, Source, StagedFile
 from hubconv.errors import HubconvError, TemporaryError
 from hubconv.hub.client import (
     MOVED,
@@ -31,32 +29,26 @@ from hubconv.hub.client import (
 )
 from hubconv.hub.commits import TRAILER, branch_gone
 from hubconv.hub.compat import (
-    NOT_FOUND,
     addition,
     by_hash,
     speaks_xet,
     status_of,
 )
+from hubconv.hub.journals import Journals, Place, note_path, read_records, unit_path
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.source import HubSource
 from hubconv.hub.uploading.uploads import Uploads
+from hubconv.journal import NO_NOTE, Note
+from hubconv.records import UnitRecord
 
 GROUP_UNITS: Final = 20
 GROUP_SECONDS: Final = 600.0
 """The Hub allows few commits an hour: shards are committed in groups."""
 
+MOVED_TRIES: Final = 60
+"""Many slices of one plan commit to the same branch: one of them always gets on."""
 
-BRANCHES: Final = "hubconv/"
-
-
-def note_path(plan_id: str) -> str:
-    """Where a run notes how it began, on the staging branch."""
-    return f"{JOURNAL}/{plan_id}/journal.json"
-
-
-def branch_of(plan_id: str) -> str:
-    """The staging branch of a plan."""
-    return f"{BRANCHES}{plan_id}"
+MOVED_PAUSE: Final = 2
 
 
 class HubStaging:
@@ -69,6 +61,8 @@ class HubStaging:
         work_dir: For what is on its way.
         publisher: Makes the publish commit.
         at_once: Asked in every wait for an upload; raises where the run must end now.
+        note: How the run began, for whoever finds the journal.
+        place: Where the journal is; None makes it where it is missing.
 
     Attributes:
         published: The publish of the plan, once there is one.
@@ -82,11 +76,17 @@ class HubStaging:
         work_dir: Path,
         publisher: Publisher,
         at_once: Callable[[], None] = lambda: None,
+        note: Note = NO_NOTE,
+        place: Place | None = None,
     ) -> None:
         self._client = client
         self._repo = repo
         self._plan_id = plan_id
-        self._branch = branch_of(plan_id)
+        self._note = note
+        self._is_noted = False
+        self._journals = Journals(client, repo)
+        self._place = place or self._journals.open(plan_id)
+        self._branch = self._place.revision
         self._work_dir = work_dir
         self._publisher = publisher
         self._commits = publisher.commits
@@ -97,7 +97,6 @@ class HubStaging:
         self._pending: list[UnitRecord] = []
         self._last_commit = time.monotonic()
         self.published: Published | None = None
-        self._open_branch()
         self._xet = client.call(
             f"Asking {repo} for upload", lambda: speaks_xet(client.api, repo, self._branch)
         )
@@ -113,33 +112,13 @@ class HubStaging:
 
     # ── journal ──────────────────────────────────────────────────────────────────────────────
 
-    def _open_branch(self) -> None:
-        api = self._client.api
-        self._client.call(
-            f"Opening the staging branch of {self._repo}",
-            lambda: api.create_branch(self._repo, branch=self._branch, exist_ok=True),
-        )
-
     def records(self) -> Mapping[str, UnitRecord]:
         """Finished units: their record names the hash that the staging tree shows."""
-        view = self._staging_view()
-        folder = f"{JOURNAL}/{self._plan_id}/units/"
-        paths = [path for path in view.files() if path.startswith(folder)]
-        with ThreadPoolExecutor(8) as pool:
-            texts = pool.map(lambda path: view.read(path, 0, view.files()[path].size), paths)
-        found = {}
-        for text in texts:
-            try:
-                record = UnitRecord.from_json(text)
-            except ValueError:
-                continue
-            entry = view.files().get(record.shard)
-            if record.plan_id == self._plan_id and entry and entry.sha256 == record.sha256:
-                found[record.shard] = record
-        return found
+        return read_records(self._staging_view(), self._plan_id)
 
     def _staging_view(self) -> HubSource:
-        return HubSource(self._client, self._repo, self._branch, self._work_dir / "slots")
+        slots = self._work_dir / "slots"
+        return HubSource(self._client, self._repo, self._branch, slots, at_once=self._at_once)
 
     def create(self, path: str) -> Sink:
         """A sink that brings a shard to the Hub; see `uploading`.
@@ -149,9 +128,9 @@ class HubStaging:
         """
         return self._uploads.create(path)
 
-    def disk_bytes(self, largest_shard: int) -> int:
+    def disk_bytes(self, largest_shard: int, room: int) -> int:
         """What shards on their way need on this machine's disk."""
-        return self._uploads.disk_bytes(largest_shard)
+        return self._uploads.disk_bytes(largest_shard, room)
 
     def add(self, record: UnitRecord) -> None:
         """Note a finished unit; commits when a group is full or old.
@@ -200,17 +179,17 @@ class HubStaging:
     def _commit(self, records: Sequence[UnitRecord]) -> None:
         if not records:
             return
-        operations: list[CommitOperationAdd] = [self._note()]
+        operations: list[CommitOperationAdd] = []
         for record in records:
             staged = self._sent[record.shard]
-            path = f"{JOURNAL}/{self._plan_id}/units/{record.shard}.json"
+            path = unit_path(self._plan_id, record.shard)
             operations += [
                 by_hash(staged.path, staged.sha256, staged.size),
                 CommitOperationAdd(path, record.to_json().encode()),
             ]
         count = len(records)
         message = f"Stage {count} shard{'s' if count > 1 else ''}\n\n{TRAILER}{self._plan_id}"
-        self._commit_on_staging(operations, message, lambda: self._shows(records[-1]))
+        self._commit_on_staging(operations, message, lambda: self._shows(records))
         with self._lock:
             for record in records:
                 del self._sent[record.shard]
@@ -218,46 +197,73 @@ class HubStaging:
         self._last_commit = time.monotonic()
 
     def begin(self) -> None:
-        """Note how this run began before anything else, for a run after a kill."""
+        """Note how this run began before anything else, for a run after a kill.
+
+        Only the run that made the repository does so: what it knows of it stands above what
+        another run of the same plan may have noted meanwhile.
+        """
         self._commit_on_staging(
-            [self._note()],
+            [self._noted()],
             f"Stage the journal\n\n{TRAILER}{self._plan_id}",
             lambda: note_path(self._plan_id) in self._staging_view().files(),
         )
 
-    def _note(self) -> CommitOperationAdd:
-        """What a later run, on another machine, must know of how this one began."""
-        note = {"make_public": self._publisher.public_after}
-        return CommitOperationAdd(note_path(self._plan_id), json.dumps(note).encode())
+    def _noted(self) -> CommitOperationAdd:
+        return CommitOperationAdd(note_path(self._plan_id), self._note.to_json())
+
+    def _first_words(self, head: str) -> list[CommitOperationAdd]:
+        """The note, where a commit of staging has none: the first run's stays."""
+        self._is_noted = self._is_noted or self._client.call(
+            f"Reading the journal of {self._repo}",
+            lambda: bool(
+                self._client.api.get_paths_info(
+                    self._repo, [note_path(self._plan_id)], revision=head
+                )
+            ),
+        )
+        return [] if self._is_noted else [self._noted()]
 
     def _commit_on_staging(
         self, operations: Sequence[CommitOperationAdd], message: str, made: Callable[[], bool]
     ) -> None:
         what = f"Committing to {self._branch} of {self._repo}"
-        for attempt in range(1, TRIES + 1):
+        failures = moved = 0
+        while True:
             try:
                 head = self._commits.head(self._branch)
-                self._commits.commit(operations, message, self._branch, head)
+                noting = any(each.path_in_repo == note_path(self._plan_id) for each in operations)
+                first = [] if noting else self._first_words(head)
+                self._commits.commit([*first, *operations], message, self._branch, head)
             except Exception as error:
-                if attempt == TRIES or not (is_passing(error) or status_of(error) == MOVED):
+                has_moved = status_of(error) == MOVED
+                failures, moved = failures + (not has_moved), moved + has_moved
+                is_over = failures == TRIES or moved == MOVED_TRIES
+                if is_over or not (is_passing(error) or has_moved):
                     raise self._explain(error, what) from error
+                attempt = min(moved, MOVED_PAUSE) if has_moved else failures
                 self._client.wait(pause(error, attempt))
                 # The answer may have been lost after the commit was made.
                 if made():
                     return
             else:
+                self._is_noted = True
                 return
-        raise TemporaryError(f"{what} was not tried.")
 
-    def _shows(self, record: UnitRecord) -> bool:
-        """Whether the branch holds a record and the shard it speaks of."""
+    def _shows(self, records: Sequence[UnitRecord]) -> bool:
+        """Whether the branch holds records and the shards they speak of."""
         files = self._staging_view().files()
-        entry = files.get(record.shard)
-        noted = f"{JOURNAL}/{self._plan_id}/units/{record.shard}.json" in files
-        return noted and entry is not None and entry.sha256 == record.sha256
+        shown = ((files.get(record.shard), record) for record in records)
+        return all(
+            entry is not None
+            and entry.sha256 == record.sha256
+            and unit_path(self._plan_id, record.shard) in files
+            for entry, record in shown
+        )
 
     def _explain(self, error: Exception, what: str) -> HubconvError:
         if RevisionNotFoundError in {type(error), type(error.__cause__)}:
+            return branch_gone(self._repo, self._branch)
+        if isinstance(error, BadRequestError) and not self._journals.is_open(self._place):
             return branch_gone(self._repo, self._branch)
         if isinstance(error, BadRequestError):
             return TemporaryError(
@@ -287,19 +293,11 @@ class HubStaging:
         return addition(path, spooled, xet=False)
 
     def discard(self) -> None:
-        """Tag and show what was published; delete the staging branch and the local work folder.
+        """Tag and show what was published; remove the staging place and the local work folder.
 
         Called when the publish commit was read back and found right.
         """
         if self.published is not None:
             self._publisher.close(self._plan_id, self.published)
-
-        def delete() -> None:
-            try:
-                self._client.api.delete_branch(self._repo, branch=self._branch)
-            except HfHubHTTPError as error:
-                if status_of(error) != NOT_FOUND:
-                    raise
-
-        self._client.call(f"Deleting {self._branch} of {self._repo}", delete)
+        self._journals.remove(self._place)
         shutil.rmtree(self._work_dir, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from hubconv.ends import FileEntry, Published, Source
 from hubconv.errors import IntegrityError, NotAllowedError, SourceError, UsageError
 from hubconv.hub.client import HubClient
 from hubconv.hub.compat import validate_card
+from hubconv.hub.journals import Journals, Place, read_note
 from hubconv.hub.privacy import PRIVATE, Guard
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.rights import why_not_create
 from hubconv.hub.source import HubSource
-from hubconv.hub.staging import BRANCHES, HubStaging, branch_of, note_path
+from hubconv.hub.staging import HubStaging
+from hubconv.journal import NO_NOTE, Note
 from hubconv.manifest import compare_tree, read_manifest
 
 
@@ -61,6 +63,7 @@ class HubTarget:
         self._options = options
         self._work_dir = work_dir
         self._at_once = at_once
+        self._journals = Journals(client, repo)
         self._make_private = bool(options.private)
         # Until `check` is told what the source is, nothing may be shown.
         self._guard = Guard(repo)
@@ -100,7 +103,8 @@ class HubTarget:
         return self._at(revision) if revision else self._main()
 
     def _at(self, revision: str) -> Source:
-        return HubSource(self._client, self._repo, revision, self._work_dir / "slots")
+        slots = self._work_dir / "slots"
+        return HubSource(self._client, self._repo, revision, slots, at_once=self._at_once)
 
     def _main(self) -> Source:
         if self._seen is None:
@@ -185,8 +189,12 @@ class HubTarget:
 
         self._client.call("Validating the card", validate)
 
-    def stage(self, plan_id: str) -> HubStaging:
-        """Create the repository and the staging branch where they are missing."""
+    def begun(self, plan_id: str) -> bool:
+        """Whether the repository holds a journal of a plan."""
+        return self._exists() and self._journals.find(plan_id) is not None
+
+    def stage(self, plan_id: str, note: Note = NO_NOTE) -> HubStaging:
+        """Create the repository and the staging place where they are missing."""
         api = self._client.api
         new = not self._exists()
         if new:
@@ -199,8 +207,9 @@ class HubTarget:
         make_public = self._begins_public(plan_id, new=new)
         publisher = self._publisher(make_public=make_public, base=self._main().commit)
         staging = HubStaging(
-            self._client, self._repo, plan_id, self._work_dir, publisher, self._at_once
-        )
+            self._client, self._repo, plan_id, self._work_dir, publisher, self._at_once,
+            replace(note, make_public=make_public),
+        )  # fmt: skip
         if new and make_public:
             staging.begin()
         return staging
@@ -223,26 +232,17 @@ class HubTarget:
         """
         if new or self._make_private or self._guard.restricted:
             return not (self._make_private or self._guard.restricted)
-        plans = {plan_id}
+        own = self._journals.find(plan_id)
+        places = [own] if own else []
         if self.manifest() is None:  # perhaps begun for an older commit of the source
-            plans |= {name.removeprefix(BRANCHES) for name in self._staging_branches()}
-        return any(self._note(plan).get("make_public") is True for plan in plans)
+            places += self._journals.branches()
+        return any(self._note(place).make_public for place in places)
 
-    def _staging_branches(self) -> set[str]:
-        refs = self._client.call(
-            f"Listing branches of {self._repo}",
-            lambda: self._client.api.list_repo_refs(self._repo),
-        )
-        return {branch.name for branch in refs.branches if branch.name.startswith(BRANCHES)}
-
-    def _note(self, plan_id: str) -> Mapping[str, Any]:
+    def _note(self, place: Place) -> Note:
         try:
-            staged = self._at(branch_of(plan_id))
-            path = note_path(plan_id)
-            note = json.loads(staged.read(path, 0, staged.files()[path].size))
-        except (SourceError, KeyError, ValueError):
-            return {}
-        return note if isinstance(note, dict) else {}
+            return read_note(self._at(place.revision), place.plan_id)
+        except SourceError:
+            return NO_NOTE  # removed a moment ago
 
     def tidy(self, plan_id: str) -> None:
         """Finish what a run killed after its publish left undone.
@@ -250,15 +250,18 @@ class HubTarget:
         Raises:
             IntegrityError: The publish is not what its manifest says.
         """
-        if branch_of(plan_id) not in self._staging_branches():
+        place = self._journals.find(plan_id)
+        if place is None:
             return
         hidden = self._make_private or bool(self._guard.restricted)
-        make_public = not hidden and self._note(plan_id).get("make_public") is True
+        make_public = not hidden and self._note(place).make_public
         publisher = self._publisher(make_public=make_public)
         done = self.published(plan_id)
         if done is not None:
             self._check_published(done)
-            staging = HubStaging(self._client, self._repo, plan_id, self._work_dir, publisher)
+            staging = HubStaging(
+                self._client, self._repo, plan_id, self._work_dir, publisher, place=place
+            )
             staging.published = done
             staging.discard()
 

@@ -1,12 +1,10 @@
 """The arithmetic: one signature, several implementations, the same bytes from each.
 
-`choose` and `start` are the only doors; nothing outside this folder imports torch. numpy in, numpy
-out, so that whoever calls does not see where the work was done.
+`choose` and `starting` are the only doors; nothing outside this folder imports torch. numpy in,
+numpy out, so that whoever calls does not see where the work was done.
 """
 
 import logging
-import threading
-from contextlib import suppress
 from typing import Final, Protocol
 
 import numpy as np
@@ -18,9 +16,6 @@ from hubconv.formats.stored import Bytes2D, Window
 from hubconv.kernels import devices
 
 _LOG: Final = logging.getLogger(__name__)
-
-WORTH_WAKING_BYTES: Final = 1024 * 1024 * 1024
-"""Two cores convert this much in about the time that a device takes to wake."""
 
 
 class Kernel(Protocol):
@@ -86,47 +81,3 @@ def choose(device: str, workers: int = 1) -> Kernel:
     from hubconv.kernels.cpu import CpuKernel  # here, for compiled code takes a second to load
 
     return CpuKernel(workers)
-
-
-def start(device: str, workers: int, weight_bytes: int) -> Kernel:
-    """The kernel for a job of known size, at once: a CUDA device wakes while the CPU begins.
-
-    Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        workers: Threads that will use it at the same time.
-        weight_bytes: Stored weights that will be converted; `auto` does not wake a device for
-            what the CPU will have done before.
-
-    Raises:
-        ResourceError: The device does not exist here.
-        UsageError: Not a device name.
-    """
-    found = devices.named(device)
-    if found == "cpu" or (device == "auto" and weight_bytes < WORTH_WAKING_BYTES):
-        return choose("cpu", workers)
-    from hubconv.kernels.waking import WakingKernel
-
-    return WakingKernel(lambda: choose("cpu", workers), lambda: choose(device, workers))
-
-
-def prepare(device: str) -> None:
-    """Begin to load what every kernel needs, while headers are read.
-
-    Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        ResourceError: The device does not exist here.
-        UsageError: Not a device name.
-    """
-    devices.named(device)  # a missing device must not cost a download
-    # Not a daemon: the interpreter must not end in the middle of an import. What fails here fails
-    # again, and is told, where the kernel is wanted.
-    threading.Thread(target=_load, name="prepare").start()
-
-
-def _load() -> None:
-    with suppress(ImportError, OSError):
-        from hubconv.kernels.cpu import CpuKernel
-
-        CpuKernel()

@@ -4,8 +4,6 @@ Importing torch, opening the device and loading its kernels take seconds. Both g
 so the first windows need not wait for that.
 """
 
-import threading
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 import numpy as np
@@ -22,13 +20,13 @@ class WakingKernel:
     What opening the second one raises is raised by the next call.
 
     Args:
-        first: Opens the one that is ready soon.
-        wake: Opens the other. Each is called on a thread of its own.
+        first: The one that is ready soon, being opened.
+        waking: The other.
     """
 
-    def __init__(self, first: Callable[[], Kernel], wake: Callable[[], Kernel]) -> None:
-        self._next = _opened(wake, "waking")
-        self._first = _opened(first, "first")
+    def __init__(self, first: "Future[Kernel]", waking: "Future[Kernel]") -> None:
+        self._next = waking
+        self._first = first
         self._used: dict[str, None] = {}
 
     @property
@@ -65,18 +63,3 @@ class WakingKernel:
     def bf16_to_fp8_block(self, window: Window, block: tuple[int, int]) -> tuple[Bytes2D, Bytes2D]:
         """`formats.recodes.bf16_to_fp8_block`."""
         return self._now().bf16_to_fp8_block(window, block)
-
-
-def _opened(open_kernel: Callable[[], Kernel], name: str) -> Future[Kernel]:
-    """A kernel, being opened on a thread of its own."""
-    future: Future[Kernel] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(open_kernel())
-        except BaseException as error:  # noqa: BLE001 - raised again where a call can fail
-            future.set_exception(error)
-
-    # Not a daemon: the interpreter must not end in the middle of an import.
-    threading.Thread(target=run, name=name, daemon=False).start()
-    return future

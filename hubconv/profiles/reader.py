@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from hubconv.errors import SourceError, UsageError
+from hubconv.profiles.needs import Needs, needs_of
 from hubconv.profiles.stored_as import READERS
 
 
@@ -46,6 +47,21 @@ class Recode:
 
 
 @dataclass(frozen=True, slots=True)
+class Fused:
+    """Weights of all experts of a layer in one tensor of three dimensions, one after the other.
+
+    Attributes:
+        pattern: Found in its name; the first group is what the parts' names take the place of.
+        parts: Modules of one expert, in the order of their rows.
+        hidden: The dimension of one expert's matrix that is `hidden_size` of config.json.
+    """
+
+    pattern: re.Pattern[str]
+    parts: tuple[str, ...]
+    hidden: Literal["rows", "columns"]
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """A family's rules.
 
@@ -68,6 +84,8 @@ class Profile:
         mtp_from: Key of config.json whose value is the first layer index of the MTP layers.
         mtp_roles: Roles of MTP weights that `--mtp nvfp4` would quantize.
         mtp_pattern: Tensors of the MTP layers where names alone tell them.
+        fused: Tensors that hold the weights of many experts.
+        needs: Tensors that must be there; None where the profile does not say.
     """
 
     name: str
@@ -88,6 +106,8 @@ class Profile:
     mtp_from: str = ""
     mtp_roles: frozenset[str] = field(default_factory=frozenset)
     mtp_pattern: re.Pattern[str] | None = None
+    fused: tuple[Fused, ...] = ()
+    needs: Needs | None = None
 
     def role_of(self, tensor: str) -> Role | None:
         """The first role whose pattern is found in a tensor's name."""
@@ -152,7 +172,7 @@ def choose_profile(config: Mapping[str, Any], tensors: Collection[str]) -> Profi
 
 _KEYS = frozenset({
     "title", "match", "layouts", "readers", "roles", "never", "policies", "default_policy",
-    "partners", "index_only", "drops", "recodes", "mtp",
+    "partners", "index_only", "drops", "recodes", "mtp", "fused", "needs",
 })  # fmt: skip
 
 
@@ -184,6 +204,11 @@ def _profile(name: str, data: Mapping[str, Any]) -> Profile:
         mtp_from=mtp.get("from_key", ""),
         mtp_roles=frozenset(mtp.get("roles", ())),
         mtp_pattern=re.compile(mtp["pattern"]) if "pattern" in mtp else None,
+        fused=tuple(
+            Fused(re.compile(f["pattern"]), tuple(f["parts"]), f["hidden"])
+            for f in data.get("fused", ())
+        ),
+        needs=needs_of(data.get("needs", {}), name),
     )
 
 

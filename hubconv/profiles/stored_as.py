@@ -30,6 +30,7 @@ class Reader:
         scale_dtypes: Element types the scale may have.
         shape: Suffix that takes its place in the name of a tensor that may state the weight's
             shape; empty where there is none.
+        inputs: Suffixes one of which may take its place in the name of a scale for activations.
     """
 
     kind: Kind
@@ -38,17 +39,28 @@ class Reader:
     scale: str = ""
     scale_dtypes: frozenset[str] = frozenset()
     shape: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def beside(self, data: str) -> list[str]:
+        """Names of all that may go with a data tensor besides its scale."""
+        stem = data.removesuffix(self.data)
+        return [stem + suffix for suffix in (self.shape, *self.inputs) if suffix]
 
 
 _PER_ELEMENT: Final[Mapping[Kind, int]] = {"mxfp4": 2, "int4": INT4_WORD}
 """Columns of a weight in one element of its data tensor, where that is not one."""
 
 _E4M3: Final = frozenset({"F8_E4M3"})
+_INPUTS: Final = (".input_scale", ".activation_scale")
 
 READERS: Final[Mapping[str, Reader]] = {
     "plain": Reader("plain", ".weight", PLAIN_FLOATS),
-    "fp8_weight_scale_inv": Reader("fp8", ".weight", _E4M3, ".weight_scale_inv", SCALE_FLOATS),
-    "fp8_weight_scale": Reader("fp8", ".weight", _E4M3, ".weight_scale", SCALE_FLOATS),
+    "fp8_weight_scale_inv": Reader(
+        "fp8", ".weight", _E4M3, ".weight_scale_inv", SCALE_FLOATS, inputs=_INPUTS
+    ),
+    "fp8_weight_scale": Reader(
+        "fp8", ".weight", _E4M3, ".weight_scale", SCALE_FLOATS, inputs=_INPUTS
+    ),
     "fp8_scale": Reader("fp8", ".weight", _E4M3, ".scale", SCALE_FLOATS),
     "mxfp4_scale": Reader(
         "mxfp4", ".weight", frozenset({"I8", "U8"}), ".scale", frozenset({"F8_E8M0"})

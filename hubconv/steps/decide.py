@@ -4,26 +4,24 @@ Every tensor of the source belongs to exactly one job; a tensor no rule explains
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from hubconv.errors import ScaleError, SourceError, UnknownTensorError, UsageError
+from hubconv.errors import SourceError, UnknownTensorError, UsageError
 from hubconv.formats.checkpoint import StoredTensor
 from hubconv.formats.layouts.base import Activations, Layout
 from hubconv.formats.nvfp4 import BLOCK, Scales
 from hubconv.formats.stored import StoredWeight
 from hubconv.profiles import Profile
-from hubconv.profiles.stored_as import READERS, fp8_block_of, scale_name, stored_weight
 from hubconv.steps.copies import Code
+from hubconv.steps.fused import fused_parts
 from hubconv.steps.inventory import Inventory
 from hubconv.steps.partners import Action, check_experts, partner_keys, some
 from hubconv.steps.spell import Output, kept_outputs, nvfp4_outputs
+from hubconv.steps.weights import Found, check_leftovers, find_weights
 
 Mtp = Literal["keep", "nvfp4", "drop"]
-
-NEEDS_PROOF: Final = frozenset({"F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "F4"})
-"""Element types that mean nothing by themselves: a companion must prove what they are."""
 
 RECIPE_VERSION: Final = 1
 """Goes up whenever the same options would give other bytes."""
@@ -66,7 +64,7 @@ class Job:
         action: nvfp4, keep, rename (bytes kept), recode (exact re-spelling) or drop.
         role: What the tensor is.
         module: Its name without the data suffix.
-        reads: Source tensors: data first, then its scale.
+        reads: Source tensors: data first, then its scale, then what else goes with it.
         writes: Output tensors; empty for drop.
         weight: How the source stores it; None for bare tensors.
         linear: Whether engines look the module up in the quantization config.
@@ -84,20 +82,19 @@ class Job:
     partners: str = ""
     reason: str = ""
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A weight with its companion, or a bare tensor, before anything is decided."""
-
-    data: StoredTensor
-    scale: StoredTensor | None
-    weight: StoredWeight | None
-    module: str
+    @property
+    def stated_shape(self) -> StoredTensor | None:
+        """The tensor that states the shape of a packed weight, where there is one."""
+        packed = self.weight is not None and self.weight.kind == "int4"
+        return self.reads[2] if packed and len(self.reads) > 2 else None
 
     @property
-    def reads(self) -> tuple[StoredTensor, ...]:
-        """Data first, then its scale."""
-        return (self.data,) if self.scale is None else (self.data, self.scale)
+    def used(self) -> tuple[StoredTensor, ...]:
+        """Tensors whose bytes are read: input scales of a weight that becomes NVFP4 are not."""
+        shape = self.stated_shape
+        if self.action != "nvfp4":
+            return self.reads
+        return self.reads[:2] if shape is None else (*self.reads[:2], shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +123,14 @@ def decide(
     """
     check_ghosts(inventory, profile)
     rules = _rules(inventory.config, profile, recipe, layout, activations)
-    found = list(find_weights(inventory, profile, rules.keep))
+    found = [
+        part
+        for item in find_weights(inventory, profile, rules.keep)
+        for part in _parted(item, rules, inventory.config)
+    ]
     fates = {item.data.name: _fate(item, rules) for item in found}
     weights = {i.module: fates[i.data.name] for i in found if i.weight is not None}
+    check_leftovers(found, {name: fate[0] for name, fate in fates.items()})
     check_experts(weights, layout.name)
     partners = partner_keys(weights, profile.partners)
     return [_job(item, *fates[item.data.name], partners, rules) for item in found]
@@ -176,49 +178,6 @@ def _rules(
     )
 
 
-def find_weights(
-    inventory: Inventory, profile: Profile, keep: Sequence[re.Pattern[str]] = ()
-) -> Iterator[Found]:
-    """Pair every weight with its companion; what is no weight is a bare tensor.
-
-    Raises:
-        ScaleError: A quantized element type without a proven scale.
-    """
-    tensors = inventory.tensors
-    block = fp8_block_of(inventory.config)
-    readers = [READERS[name] for name in profile.readers]
-    companions = {
-        scale_name(reader, name)
-        for name, tensor in tensors.items()
-        for reader in readers
-        if reader.scale and name.endswith(reader.data) and tensor.dtype in reader.dtypes
-    }
-    for name, tensor in tensors.items():
-        if name in companions:
-            continue
-        module = name.removesuffix(".weight")
-        for reader in readers:
-            if not name.endswith(reader.data) or tensor.dtype not in reader.dtypes:
-                continue
-            scale = tensors.get(scale_name(reader, name)) if reader.scale else None
-            if len(tensor.shape) == 2 and (scale is not None or not reader.scale):
-                weight = stored_weight(reader, tensor, scale, block)
-                yield Found(tensor, scale, weight, module)
-                break
-        else:
-            if tensor.dtype in NEEDS_PROOF and not any(p.search(name) for p in keep):
-                raise _unproven(tensor, [scale_name(r, name) for r in readers if r.scale])
-            yield Found(tensor, None, None, module)
-
-
-def _unproven(tensor: StoredTensor, tried: Sequence[str]) -> ScaleError:
-    return ScaleError(
-        f"{tensor.name} in {tensor.shard} is {tensor.dtype} {list(tensor.shape)}, but no scale "
-        f"goes with it (looked for {' and '.join(sorted(set(tried)))}).",
-        f"If it is no quantized weight, keep it as it is: --keep 're:^{re.escape(tensor.name)}$'.",
-    )
-
-
 def _fate(item: Found, rules: _Rules) -> tuple[Action, str, str]:
     """(action, role, reason) of a weight or bare tensor, its partners not yet considered."""
     name = item.data.name
@@ -248,6 +207,12 @@ def _fate(item: Found, rules: _Rules) -> tuple[Action, str, str]:
     if item.weight.cols % BLOCK:
         return ("keep", role.name, f"{item.weight.cols} columns are no multiple of {BLOCK}")
     return ("nvfp4", role.name, "")
+
+
+def _parted(item: Found, rules: _Rules, config: Mapping[str, Any]) -> list[Found]:
+    """The experts of a fused tensor, where they become NVFP4; where not, it stays in one piece."""
+    parts = fused_parts(item, rules.profile, config)
+    return parts if any(_fate(part, rules)[0] == "nvfp4" for part in parts) else [item]
 
 
 def _is_mtp(name: str, rules: _Rules) -> bool:

@@ -164,7 +164,8 @@ def check_headers(shard: ShardBytes, entry: FileEntry, planned: Iterable[StoredT
     header = bytes(shard.read(LENGTH_BYTES, end))
     proven = {tensor.name: tensor for tensor in parse_header(header, entry.size, entry.path)}
     for tensor in planned:
-        if proven.get(tensor.name) != tensor:
+        whole = tensor.of or tensor
+        if proven.get(whole.name) != whole:
             raise IntegrityError(
                 f"{tensor.name} in {entry.path} is not what its header said when it was planned.",
                 "The line garbled the header, or the file changed: run the same command again.",

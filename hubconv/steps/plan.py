@@ -257,9 +257,10 @@ def _generated_files(
 def _without_mtp(config: bytes) -> bytes:
     """Engines that find MTP layers announced insist on loading them."""
     table: dict[str, Any] = json.loads(config)
-    for key in ("num_nextn_predict_layers", "num_mtp_modules"):
-        if key in table:
-            table[key] = 0
+    for holder in (table, table.get("text_config")):
+        for key in ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers"):
+            if isinstance(holder, dict) and key in holder:
+                holder[key] = 0
     return json.dumps(table, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
@@ -283,6 +284,11 @@ def _warnings(
         warnings.append(
             f"The index lists {len(inventory.ghosts)} tensors that no shard holds "
             f"({inventory.ghosts[0]} ...); this spelling is known, nothing is missing."
+        )
+    if any(job.action == "nvfp4" and job.weight and job.weight.kind == "int4" for job in jobs):
+        warnings.append(
+            "The source's weights are integers of four bits, evenly spaced; the numbers of NVFP4 "
+            "are not, so this conversion rounds them once more and loses accuracy."
         )
     if any(job.reason == "MTP layer" or job.role == "mtp_expert" for job in jobs if job.writes):
         warnings.append(

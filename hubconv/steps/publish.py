@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from hubconv.card import SourceCard, kept_sections, read_front_matter
-from hubconv.ends import CARD, MANIFEST, FileEntry, Release, Source, Target, UnitRecord
+from hubconv.ends import CARD, MANIFEST, FileEntry, Release, Source, Target
 from hubconv.errors import NotAllowedError
+from hubconv.records import UnitRecord
 from hubconv.steps.facts import Report, Run
 from hubconv.steps.plan import Plan
 from hubconv.steps.report import card_of, make_report, manifest, tensor_details

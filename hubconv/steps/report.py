@@ -15,10 +15,10 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from hubconv.card import CardFacts, SourceCard, render_card, render_template
-from hubconv.ends import TensorQuality, UnitRecord
 from hubconv.formats.checkpoint import StoredTensor
 from hubconv.formats.nvfp4 import BLOCK, Quality
 from hubconv.formats.stored import StoredWeight
+from hubconv.records import TensorQuality, UnitRecord
 from hubconv.steps.decide import RECIPE_VERSION, Job
 from hubconv.steps.facts import (
     CopiedFile,
@@ -138,6 +138,8 @@ def _stored_words(weight: StoredWeight | None, tensor: StoredTensor) -> str:
         return _DTYPES.get(tensor.dtype, tensor.dtype)
     if weight.kind == "mxfp4":
         return "MXFP4"
+    if weight.kind == "int4":
+        return f"INT4, groups of {weight.block[1]}"
     if weight.block == (weight.rows, weight.cols):
         return "FP8, one scale"
     if weight.block == (1, weight.cols):

@@ -117,20 +117,21 @@ def reads_of(task: Task, limits: Limits) -> Iterator[Read]:
     if task.act == "measure" or job.action == "nvfp4":
         yield from _of_windows(job, limits)
         return
-    for output in job.writes:
-        if output.content == "copy":
-            yield from copies(job.reads[output.source], limits)
-    recoded = [output for output in job.writes if output.recode]
-    if not recoded or job.weight is None or job.action != "recode":
-        return
-    if recoded[0].content == "recoded_scale":
-        tensor = job.reads[recoded[0].source]
-        yield Read(tensor, 0, tensor.nbytes)
-    else:
+    if any(output.content == "recoded_data" for output in job.writes):
         yield from _of_windows(job, limits)
+        return
+    for output in job.writes:
+        tensor = job.reads[output.source]
+        if output.content == "copy":
+            yield from copies(tensor, limits)
+        else:
+            yield Read(tensor, 0, tensor.nbytes)
 
 
 def _of_windows(job: Job, limits: Limits) -> Iterator[Read]:
+    stated = job.stated_shape
+    if stated is not None:
+        yield Read(stated, 0, stated.nbytes)
     last = None
     for window in windows(job, limits):
         if window.scales is not None and window.scales != last:

@@ -73,6 +73,28 @@ def plan_shards(jobs: Sequence[Job], max_shard_bytes: int) -> tuple[Unit, ...]:
     )
 
 
+def slice_units(units: Sequence[Unit], number: int, count: int) -> tuple[Unit, ...]:
+    """One of several slices of a plan's units: the same on every machine, about equal in bytes.
+
+    Args:
+        units: All units of the plan.
+        number: The slice, from 1 to `count`.
+        count: Slices; where there are more of them than units, some are empty.
+
+    Returns:
+        Its units, in the order of the plan. The slices together are the plan, none twice.
+    """
+    taken = [0] * count
+    mine: set[str] = set()
+    # The largest first, each to the slice that has least so far.
+    for unit in sorted(units, key=lambda unit: (-unit.nbytes, unit.shard)):
+        lightest = min(range(count), key=lambda each: (taken[each], each))
+        taken[lightest] += unit.nbytes
+        if lightest == number - 1:
+            mine.add(unit.shard)
+    return tuple(unit for unit in units if unit.shard in mine)
+
+
 def _regroup(jobs: Sequence[Job], limit: int) -> Iterator[list[Job]]:
     group: list[Job] = []
     size = 0
@@ -139,13 +161,13 @@ def partner_sets(jobs: Sequence[Job]) -> Mapping[str, PartnerSet]:
 
 
 def foreign_reads(unit: Unit, sets: Mapping[str, PartnerSet]) -> list[StoredTensor]:
-    """Tensors a unit reads from shards it does not open: scales, and partners for their amax."""
+    """Tensors a unit reads from shards it does not open: companions, partners for their amax."""
     opened = frozenset(unit.sources)
     reads: dict[str, StoredTensor] = {}
     for job in (*unit.jobs, *unit.tail):
         members = sets[job.partners].members if job.action == "nvfp4" else (job,)
         for member in members:
-            for tensor in member.reads:
+            for tensor in member.used:
                 if tensor.shard not in opened:
                     reads[tensor.name] = tensor
     return list(reads.values())

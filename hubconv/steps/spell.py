@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hubconv.errors import UsageError
 from hubconv.formats.checkpoint import StoredTensor, nbytes_of
-from hubconv.formats.layouts.base import Activations, Fate, Layout
+from hubconv.formats.layouts.base import Activations, Fate, KeptScale, Layout
 from hubconv.formats.stored import MXFP4_GROUP, StoredWeight
 from hubconv.profiles import Profile, Recode
 
@@ -56,11 +57,20 @@ def kept_outputs(
     profile: Profile,
     layout: Layout,
 ) -> tuple[tuple[Output, ...], Literal["keep", "rename", "recode"]]:
-    """The tensors of a weight that stays, and whether its bytes or names change."""
+    """The tensors of a weight that stays, and whether its bytes or names change.
+
+    Raises:
+        UsageError: No layout holds it as it is.
+    """
     data = reads[0]
     copied = Output(data.name, data.dtype, data.shape, "copy")
     if weight is None:
         return ((copied,), "keep")
+    if weight.kind == "int4":
+        raise UsageError(
+            f"{data.name} would stay INT4, which no layout here can hold beside NVFP4.",
+            "Leave it out of --keep, and choose a --policy that quantizes it.",
+        )
     recode = _profile_recode(weight, role, profile)
     if recode is not None and recode.name == "fp8_to_mxfp4":
         return (_as_mxfp4(module, data.name, weight, reads[1].name), "recode")
@@ -72,12 +82,24 @@ def kept_outputs(
     if recode is not None:
         spelled = Output(scale.name, "F8_E8M0", scale.shape, "recoded_scale", 1, recode.name)
         return ((copied, spelled), "recode")
-    kept = layout.kept_scale(module, scale.name, weight)
-    if kept.recode:
-        spelled = Output(kept.name, kept.dtype, kept.shape, "recoded_scale", 1, kept.recode)
-        return ((copied, spelled), "recode")
-    spelled = Output(kept.name, kept.dtype, kept.shape, "copy", 1)
-    return ((copied, spelled), "keep" if kept.name == scale.name else "rename")
+    kept = [layout.kept_scale(module, scale.name, weight)]
+    # Engines read a stored activation scale only where the weight has one scale too.
+    if len(reads) > 2 and _has_one_scale(weight):
+        kept.append(layout.kept_input_scale(module, reads[2].dtype))
+    scales = tuple(_companion(each, number) for number, each in enumerate(kept, 1))
+    if any(each.recode for each in kept):
+        return ((copied, *scales), "recode")
+    same = all(each.name == read.name for each, read in zip(kept, reads[1:], strict=False))
+    return ((copied, *scales), "keep" if same else "rename")
+
+
+def _companion(kept: KeptScale, source: int) -> Output:
+    content: Content = "recoded_scale" if kept.recode else "copy"
+    return Output(kept.name, kept.dtype, kept.shape, content, source, kept.recode)
+
+
+def _has_one_scale(weight: StoredWeight) -> bool:
+    return weight.block == (weight.rows, weight.cols)
 
 
 def _profile_recode(weight: StoredWeight, role: str, profile: Profile) -> Recode | None:
@@ -124,6 +146,6 @@ def stands_as(weight: StoredWeight, writes: Sequence[Output]) -> Fate:
         return "fp8_block"
     if weight.kind == "plain":
         return "plain"
-    if weight.block == (weight.rows, weight.cols):
-        return "fp8_tensor"
+    if _has_one_scale(weight):
+        return "fp8_static" if len(writes) > 2 else "fp8_tensor"
     return "fp8_channel" if weight.block == (1, weight.cols) else "fp8_block"

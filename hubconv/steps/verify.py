@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hubconv.ends import FileEntry, Source, UnitRecord
+from hubconv.ends import FileEntry, Source
 from hubconv.errors import HeaderError, IntegrityError
 from hubconv.formats import contract, nvfp4, stored
 from hubconv.formats.checkpoint import StoredTensor
@@ -19,6 +19,7 @@ from hubconv.formats.contract import Finding
 from hubconv.formats.layouts import layout
 from hubconv.formats.nvfp4 import BLOCK
 from hubconv.manifest import compare_tree
+from hubconv.records import UnitRecord
 from hubconv.steps.decide import Job
 from hubconv.steps.inventory import HEADER_THREADS, read_header
 from hubconv.steps.plan import Plan

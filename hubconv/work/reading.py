@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hubconv.ends import ShardBytes, Source
-from hubconv.errors import DamagedError, IntegrityError
+from hubconv.errors import DamagedError, HubconvError
 from hubconv.formats import stored
 from hubconv.formats.stored import Window
+from hubconv.profiles.stored_as import require_shape
 from hubconv.steps.decide import Job
 from hubconv.steps.schedule import Limits, Read, Task, reads_of, windows
 
@@ -59,10 +60,17 @@ class Reader:
         return data
 
     def windows(self, job: Job) -> Iterator[Window]:
-        """A weight in windows of whole rows, each with its scales."""
+        """A weight in windows of whole rows, each with its scales.
+
+        Raises:
+            ScaleError: The source states another shape for a packed weight.
+        """
         weight = job.weight
         if weight is None:
             return
+        stated = job.stated_shape
+        if stated is not None:
+            require_shape(weight, stated, self.read(Read(stated, 0, stated.nbytes)).tobytes())
         last, scales = None, np.empty(0, np.uint8)
         for window in windows(job, self.limits):
             if window.scales is not None and window.scales != last:
@@ -99,7 +107,7 @@ class Reader:
         for shard in self.opened.values():
             shard.prove()
 
-    def explain(self, error: IntegrityError) -> IntegrityError:
+    def explain(self, error: HubconvError) -> HubconvError:
         """The reason of an error: damage on the way, where there was any."""
         try:
             self.prove()

@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
-from hubconv.ends import Source, StagedFile, Staging, TensorQuality, UnitRecord
-from hubconv.errors import BrokenLineError, DamagedError, IntegrityError
+from hubconv.ends import Source, StagedFile, Staging
+from hubconv.errors import BrokenLineError, DamagedError, IntegrityError, ScaleError
 from hubconv.kernels import Kernel
+from hubconv.records import TensorQuality, UnitRecord
 from hubconv.steps.inventory import check_headers
 from hubconv.steps.plan import Plan
 from hubconv.steps.schedule import Limits, announced, schedule
@@ -124,7 +125,7 @@ def _once(
             sink.write(unit.header())
             qualities = writer.run(unit, tasks)
             reader.prove()
-        except IntegrityError as error:
+        except (IntegrityError, ScaleError) as error:
             reason = reader.explain(error)
             if reason is error:
                 raise

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hubconv.ends import Sink, TensorQuality
+from hubconv.ends import Sink
 from hubconv.errors import DamagedError, IntegrityError
 from hubconv.formats import recodes, stored
 from hubconv.formats.layouts import layout as find_layout
 from hubconv.formats.nvfp4 import Quality, global_scale, global_scale_amax
 from hubconv.formats.stored import NonFiniteError, Window
 from hubconv.kernels import Kernel
+from hubconv.records import TensorQuality
 from hubconv.steps.decide import Job
 from hubconv.steps.partners import keep_option
 from hubconv.steps.plan import Plan
@@ -79,12 +80,16 @@ class Writer:
         try:
             if job.action == "nvfp4":
                 return [self._convert(task, write)]
+            data = next((o for o in job.writes if o.content == "recoded_data"), None)
+            if data is not None:
+                self._recoded(job, data, write)
+                return []
             for output in job.writes:
-                if output.content == "copy":
-                    for read in copies(job.reads[output.source], self._reader.limits):
-                        write(self._reader.read(read).data)
-            if job.action == "recode":
-                self._recode(job, write)
+                if output.recode:
+                    self._recoded(job, output, write)
+                    continue
+                for read in copies(job.reads[output.source], self._reader.limits):
+                    write(self._reader.read(read).data)
         except NonFiniteError as error:
             raise _named(error, job, self._plan) from error
         return []
@@ -158,15 +163,12 @@ class Writer:
 
     # ── exact re-spellings ───────────────────────────────────────────────────────────────────
 
-    def _recode(self, job: Job, write: Write) -> None:
-        spelled = [output for output in job.writes if output.recode]
-        if not spelled or job.weight is None:
-            return
+    def _recoded(self, job: Job, output: Output, write: Write) -> None:
         try:
-            if spelled[0].content == "recoded_scale":
-                self._recode_scale(job, spelled[0], write)
+            if output.content == "recoded_scale":
+                self._recode_scale(job, output, write)
             else:
-                self._recode_weight(job, spelled[0].recode, write)
+                self._recode_weight(job, output.recode, write)
         except IntegrityError as error:
             if isinstance(error, NonFiniteError | DamagedError):
                 raise

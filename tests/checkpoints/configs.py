@@ -9,6 +9,8 @@ FP8 = {
     "activation_scheme": "dynamic",
 }
 
+ENTRY = "quantization_config"
+
 COMMON: dict[str, Any] = {
     "vocab_size": 320,
     "hidden_size": 256,
@@ -211,6 +213,16 @@ QWEN3_MOE_FP8 = GQA | {
     },
 }
 
+QWEN3_FP8 = GQA | {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "attention_bias": False,
+    "intermediate_size": 384,
+    # As Qwen3-0.6B: tied, and yet the head is stored.
+    "tie_word_embeddings": True,
+    ENTRY: FP8 | {"modules_to_not_convert": ["lm_head", "model.layers.0.input_layernorm"]},
+}
+
 QWEN35_MOE_BF16 = {
     "architectures": ["Qwen3_5MoeForConditionalGeneration"],
     "model_type": "qwen3_5_moe",
@@ -230,6 +242,23 @@ QWEN35_MOE_BF16 = {
         "shared_expert_intermediate_size": 64,
         "num_experts": 4,
         "num_experts_per_tok": 2,
+        "mtp_num_hidden_layers": 1,
+    },
+    "vision_config": {"depth": 1, "hidden_size": 64, "patch_size": 4, "temporal_patch_size": 2},
+}
+
+QWEN35_BF16 = {
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "model_type": "qwen3_5",
+    "tie_word_embeddings": False,
+    "image_token_id": 2,
+    "text_config": GQA
+    | {
+        "model_type": "qwen3_5_text",
+        "attn_output_gate": True,
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_conv_kernel_dim": 4,
+        "intermediate_size": 384,
         "mtp_num_hidden_layers": 1,
     },
     "vision_config": {"depth": 1, "hidden_size": 64, "patch_size": 4, "temporal_patch_size": 2},
@@ -293,6 +322,62 @@ LLAMA = COMMON | {
     "mlp_bias": False,
 }
 
+LLAMA_FP8_ROWS = LLAMA | {
+    ENTRY: {
+        "quant_method": "fbgemm_fp8",
+        "activation_scale_ub": 1200.0,
+        "modules_to_not_convert": ["model.layers.0.self_attn.q_proj", "lm_head"],
+    }
+}
+
+LLAMA_FP8_STATIC = LLAMA | {
+    ENTRY: {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {"num_bits": 8, "type": "float", "strategy": "tensor"},
+                "input_activations": {"num_bits": 8, "type": "float", "strategy": "tensor"},
+            }
+        },
+        "kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "tensor"},
+        "ignore": ["lm_head"],
+    }
+}
+
+MISTRAL_FP8 = LLAMA | {
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    ENTRY: {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None},
+}
+
+NEMOTRON3 = COMMON | {
+    "architectures": ["NemotronHForCausalLM"],
+    "model_type": "nemotron_h",
+    "num_hidden_layers": 3,
+    "hybrid_override_pattern": "ME*",
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 112,
+    "moe_shared_expert_intermediate_size": 144,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    # Written bare into config.json, as by its makers.
+    "time_step_limit": [0.0, float("inf")],
+}
+
+MIXTRAL = LLAMA | {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "intermediate_size": 128,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "router_aux_loss_coef": 0.02,
+}
+
 MIMO = GQA | {
     "architectures": ["MiMoV2FlashForCausalLM"],
     "model_type": "mimo_v2_flash",
@@ -302,6 +387,10 @@ MIMO = GQA | {
     "v_head_dim": 32,
     "quantization_config": FP8,
 }
+
+
+def without_quantization(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != ENTRY}
 
 
 def card(licence: str, *more: str) -> str:

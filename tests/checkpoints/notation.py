@@ -7,6 +7,7 @@ together for each of the four experts.
     fp8    E4M3 weight, one scale per 128x128 block; suffix and type are the recipe's
     fp8x4  the same, quantized as four row chunks with scale rows of their own
     row    E4M3 weight, one F32 `.weight_scale` per row
+    one    E4M3 weight, one scale for it and one for its inputs; names and type are the recipe's
     int4   `.weight_packed`, `.weight_scale`, `.weight_shape` of a symmetric group of 32
     mxfp4  U8 `_blocks` and `_scales` of groups of 32
     bf16, f32    Gaussian numbers; norm, norm32: the same around one
@@ -43,6 +44,7 @@ class Recipe:
     files: Mapping[str, bytes | str] = field(default_factory=dict)
     scale_dtype: str = "F32"
     powers_of_two: bool = False
+    static: tuple[str, str] = (".weight_scale", ".input_scale")
     moved: Mapping[str, int] = field(default_factory=dict)
     index: bool = True
 
@@ -64,7 +66,22 @@ class Recipe:
         weights = numbers.gaussian(random, shape)
         if kind in {"fp8", "fp8x4"}:
             return self._fp8(name, np.split(weights, 4 if kind == "fp8x4" else 1))
+        if kind == "one":
+            return self._one(name, weights)
         return QUANTIZED[kind](name, weights)
+
+    def _one(self, name: str, weights: np.ndarray) -> list[Entry]:
+        rule = "BF16" if self.scale_dtype == "BF16" else "F32"
+        codes, scales = numbers.fp8_blocks(weights, rule, weights.shape)
+        inputs = np.abs(scales) * np.float32(64)
+        named = zip(self.static, (scales, inputs), strict=True)
+        return [
+            Entry(f"{name}.weight", "F8_E4M3", codes.shape, codes.tobytes()),
+            *(
+                Entry(name + suffix, rule, (), numbers.scale_bytes(values, rule))
+                for suffix, values in named
+            ),
+        ]
 
     def _fp8(self, name: str, chunks: Sequence[np.ndarray]) -> list[Entry]:
         rule = "F8_E8M0" if self.powers_of_two else self.scale_dtype

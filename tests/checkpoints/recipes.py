@@ -4,7 +4,9 @@
 experts.
 """
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +82,11 @@ def norms_in_f32(text: str) -> str:
 
 def in_bf16(text: str) -> str:
     """The same modules without quantization."""
-    lines = [line.split() for line in text.strip().splitlines()]
+    lines = [words for line in text.splitlines() if (words := line.split())]
     return (
         "\n".join(
             f"{name}.weight bf16 {' '.join(dims)}"
-            if kind == "fp8"
+            if kind in {"fp8", "row"}
             else " ".join([name, kind, *dims])
             for name, kind, *dims in lines
         )
@@ -232,6 +234,12 @@ GLM45_FP8 = Recipe(
     files=TOKENIZER,
 )
 
+GLM45_BF16 = replace(
+    GLM45_FP8,
+    body=[(prefix, in_bf16(text)) for prefix, text in GLM45_FP8.body],
+    config=configs.without_quantization(configs.GLM45_FP8),
+)
+
 QWEN3_LAYER = GQA_SHAPES + HEAD_NORMS + NORMS + "mlp.gate.weight bf16 4 256\n" + EXPERTS
 
 QWEN3_MOE_FP8 = Recipe(
@@ -253,6 +261,27 @@ QWEN3_MOE_FP8 = Recipe(
         "generation_config.json": "{}\n",
         "LICENSE": NOTICE,
     },
+)
+
+QWEN3_MOE_BF16 = replace(
+    QWEN3_MOE_FP8,
+    body=[(prefix, in_bf16(text)) for prefix, text in QWEN3_MOE_FP8.body],
+    config=configs.without_quantization(configs.QWEN3_MOE_FP8),
+)
+
+QWEN3_FP8 = Recipe(
+    shards=GLM5_FP8.shards,
+    body=[
+        ("model.", EMBED),
+        ("model.layers.0.", GQA_SHAPES + HEAD_NORMS + NORMS + DENSE),
+        ("model.layers.1.", GQA_SHAPES + HEAD_NORMS + NORMS + DENSE),
+        ("model.", NORM),
+        ("", HEAD),
+    ],
+    scale_dtype="F16",
+    config=configs.QWEN3_FP8,
+    card=configs.APACHE,
+    files=QWEN3_MOE_FP8.files,
 )
 
 QWEN35_LINEAR = """
@@ -324,6 +353,44 @@ QWEN35_MOE_BF16 = Recipe(
     config=configs.QWEN35_MOE_BF16,
     card=configs.card("apache-2.0").replace("text-generation", "image-text-to-text"),
     files=TOKENIZER | {"preprocessor_config.json": "{}\n", "LICENSE": NOTICE},
+)
+
+QWEN35_DENSE = """
+    mlp.gate_proj.weight  bf16 384 256
+    mlp.up_proj.weight    bf16 384 256
+    mlp.down_proj.weight  bf16 256 384
+"""
+
+QWEN35_BF16 = replace(
+    QWEN35_MOE_BF16,
+    body=[
+        ("model.language_model.", EMBED),
+        ("model.language_model.layers.0.", QWEN35_LINEAR + NORMS + QWEN35_DENSE),
+        ("model.language_model.layers.1.", QWEN35_ATTENTION + NORMS + QWEN35_DENSE),
+        ("model.language_model.", NORM),
+        ("", HEAD),
+        ("model.visual.", QWEN35_VISUAL),
+        ("mtp.", QWEN35_MTP),
+        ("mtp.layers.0.", QWEN35_DENSE + QWEN35_ATTENTION + NORMS),
+    ],
+    config=configs.QWEN35_BF16,
+)
+
+
+def in_fp8(text: str) -> str:
+    """The linears that the makers' own FP8 release quantizes; all experts one by one."""
+    text = text.replace(QWEN35_FUSED, QWEN35_PER_EXPERT)
+    linear = (
+        r"(self_attn\.[qkvo]_proj|in_proj_qkv|in_proj_z|out_proj|(gate|up|down)_proj)\.weight +bf16"
+    )
+    return re.sub(linear, r"\1 fp8", text)
+
+
+QWEN35_MOE_FP8 = replace(
+    QWEN35_MOE_BF16,
+    body=[(prefix, in_fp8(text)) for prefix, text in QWEN35_MOE_BF16.body],
+    moved={name: shard for name, shard in QWEN35_MOE_BF16.moved.items() if "k_proj" not in name},
+    config=configs.QWEN35_MOE_BF16 | {configs.ENTRY: configs.FP8},
 )
 
 GPT_OSS_LAYER = """
@@ -441,6 +508,117 @@ LLAMA_BF16_TIED = Recipe(
     index=False,
 )
 
+LLAMA_KV_SCALES = """
+    self_attn.k_scale  f32 1
+    self_attn.v_scale  f32 1
+"""
+
+
+def llama_of(kind: str, more: str = "") -> list[tuple[str, str]]:
+    """A Llama whose linears, all but the head, are stored in another way."""
+    layer = LLAMA_LAYER.replace("_proj.weight", "_proj").replace("bf16", kind) + more
+    return [
+        ("model.", EMBED),
+        ("model.layers.0.", layer),
+        ("model.layers.1.", layer),
+        ("model.", NORM),
+        ("", HEAD),
+    ]
+
+
+LLAMA_FP8_ROWS = replace(LLAMA_BF16, body=llama_of("row"), config=configs.LLAMA_FP8_ROWS)
+
+LLAMA_FP8_STATIC = replace(
+    LLAMA_BF16, body=llama_of("one", LLAMA_KV_SCALES), config=configs.LLAMA_FP8_STATIC
+)
+
+MISTRAL_FP8 = Recipe(
+    shards=GLM5_FP8.shards,
+    body=llama_of("one"),
+    scale_dtype="BF16",
+    static=(".weight_scale_inv", ".activation_scale"),
+    config=configs.MISTRAL_FP8,
+    card=configs.APACHE,
+    files=TOKENIZER
+    | {
+        # The same model once more, in the maker's own names: never to be read or copied.
+        "consolidated-00001-of-00001.safetensors": (2).to_bytes(8, "little") + b"{}",
+        "params.json": "{}\n",
+        "tekken.json": "{}\n",
+    },
+)
+
+MIXTRAL_LAYER = """
+    self_attn.q_proj.weight              bf16 256 256
+    self_attn.k_proj.weight              bf16 128 256
+    self_attn.v_proj.weight              bf16 128 256
+    self_attn.o_proj.weight              bf16 256 256
+    input_layernorm.weight               norm 256
+    post_attention_layernorm.weight      norm 256
+    block_sparse_moe.gate.weight         bf16 4 256
+    block_sparse_moe.experts.E.w1.weight bf16 128 256
+    block_sparse_moe.experts.E.w2.weight bf16 256 128
+    block_sparse_moe.experts.E.w3.weight bf16 128 256
+"""
+
+MIXTRAL_BF16 = Recipe(
+    shards=GLM5_FP8.shards,
+    body=[
+        ("model.", EMBED),
+        ("model.layers.0.", MIXTRAL_LAYER),
+        ("model.layers.1.", MIXTRAL_LAYER),
+        ("model.", NORM),
+        ("", HEAD),
+    ],
+    config=configs.MIXTRAL,
+    card=configs.APACHE,
+    files=MISTRAL_FP8.files,
+)
+
+NEMOTRON_MAMBA = """
+    norm.weight             norm 256
+    mixer.A_log             f32 8
+    mixer.D                 f32 8
+    mixer.dt_bias           f32 8
+    mixer.conv1d.weight     bf16 192 1 4
+    mixer.conv1d.bias       bf16 192
+    mixer.in_proj.weight    bf16 328 256
+    mixer.norm.weight       norm 128
+    mixer.out_proj.weight   bf16 256 128
+"""
+NEMOTRON_ATTENTION = """
+    norm.weight          norm 256
+    mixer.q_proj.weight  bf16 256 256
+    mixer.k_proj.weight  bf16 64 256
+    mixer.v_proj.weight  bf16 64 256
+    mixer.o_proj.weight  bf16 256 256
+"""
+# 112, as the 1856 of Nano, fills blocks of 16 and not of 128.
+NEMOTRON_MOE = """
+    norm.weight                              norm 256
+    mixer.gate.weight                        bf16 4 256
+    mixer.gate.e_score_correction_bias       f32 4
+    mixer.experts.E.up_proj.weight           bf16 112 256
+    mixer.experts.E.down_proj.weight         bf16 256 112
+    mixer.shared_experts.up_proj.weight      bf16 144 256
+    mixer.shared_experts.down_proj.weight    bf16 256 144
+"""
+
+NEMOTRON3_BF16 = Recipe(
+    shards=GLM5_FP8.shards,
+    body=[
+        ("backbone.", "embeddings.weight bf16 320 256"),
+        ("backbone.layers.0.", NEMOTRON_MAMBA),
+        ("backbone.layers.1.", NEMOTRON_MOE),
+        ("backbone.layers.2.", NEMOTRON_ATTENTION),
+        ("backbone.", "norm_f.weight norm 256"),
+        ("", HEAD),
+    ],
+    config=configs.NEMOTRON3,
+    card=configs.card("other", "license_name: nvidia-open-model-license"),
+    files=TOKENIZER,
+)
+
 MIMO_LAYER = """
     self_attn.qkv_proj             fp8x4 640 256
     self_attn.o_proj.weight        bf16 256 128
@@ -472,13 +650,23 @@ RECIPES: dict[str, Callable[[Path], Any]] = {
     "kimi_k25": KIMI_K25,
     "glm5_fp8": GLM5_FP8,
     "glm45_fp8": GLM45_FP8,
+    "glm45_bf16": GLM45_BF16,
     "deepseek_v4": deepseek_v4,
     "deepseek_v4_sgl_fp8": deepseek_v4_sgl_fp8,
     "qwen3_moe_fp8": QWEN3_MOE_FP8,
+    "qwen3_moe_bf16": QWEN3_MOE_BF16,
+    "qwen3_fp8": QWEN3_FP8,
     "qwen35_moe_bf16": QWEN35_MOE_BF16,
+    "qwen35_moe_fp8": QWEN35_MOE_FP8,
+    "qwen35_bf16": QWEN35_BF16,
+    "nemotron3_bf16": NEMOTRON3_BF16,
     "gpt_oss": GPT_OSS,
     "minimax_m2": MINIMAX_M2,
     "llama_bf16": LLAMA_BF16,
     "llama_bf16_tied": LLAMA_BF16_TIED,
+    "llama_fp8_rows": LLAMA_FP8_ROWS,
+    "llama_fp8_static": LLAMA_FP8_STATIC,
+    "mistral_fp8": MISTRAL_FP8,
+    "mixtral_bf16": MIXTRAL_BF16,
     "mimo_qkv_edge": MIMO_QKV_EDGE,
 }

@@ -165,19 +165,27 @@ def test_what_was_finished_before_the_time_limit_is_staged(lfs_studio, monkeypat
         stops[0]._deadline = time.monotonic() - 1
 
     with monkeypatch.context() as patch:
-        patch.setattr("hubconv.pipeline.Stop", Told)
+        patch.setattr("hubconv.pipeline.run.Stop", Told)
         patch.setattr(HubStaging, "add", late)
         with pytest.raises(StoppedError) as stopped:
             studio.convert(studio.source(V4), target, time_limit_s=600)
     assert stopped.value.exit_code == 10
-    assert studio.convert(studio.source(V4), target).units_found == 1
+    assert f"1 of 3 shards are staged on {target}" in stopped.value.what
+    assert "run the same command again" in stopped.value.next_step
+    with monkeypatch.context() as patch:
+        patch.setattr("hubconv.pipeline.run.Stop", Told)
+        patch.setattr(HubStaging, "add", late)
+        stops.clear()
+        with pytest.raises(StoppedError, match="2 of 3 shards are staged"):
+            studio.convert(studio.source(V4), target, time_limit_s=600)
+    assert studio.convert(studio.source(V4), target).units_found == 2
 
 
 # --- Uploads on their way -------------------------------------------------------------------------
 
 
-def children(studio):
-    """Processes of uploads that belong to runs of this studio."""
+def children(studio, what=b"hubconv.hub.uploading"):
+    """Processes of uploads, or of other transfers, that belong to runs of this studio."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -185,7 +193,7 @@ def children(studio):
             mine = str(studio.folder).encode() in (place / "environ").read_bytes()
         except OSError:
             continue
-        if b"hubconv.hub.uploading" in words and mine:
+        if what in words and mine:
             found.append(int(place.name))
     return found
 
@@ -207,6 +215,52 @@ def test_a_signal_does_not_wait_for_a_stalled_upload(studio, number):
     assert children(studio) == []
     studio.hub.faults.clear()
     assert studio.convert(studio.source(V4), target).status == "published"
+
+
+IN_STREAMS = ("from hubconv.hub import source", "source.SMALL_BYTES = 0")
+DOWNLOADS = {
+    "requests": ("xet", ()),
+    "streams through xet": ("xet", IN_STREAMS),
+    "streams of ranges": ("lfs", (*IN_STREAMS, "source.SLOT_FROM_BYTES = 10**9")),
+    "slots": ("lfs", (*IN_STREAMS, "source.SLOT_FROM_BYTES = 0")),
+}
+
+
+@pytest.mark.parametrize("way", DOWNLOADS)
+def test_a_signal_does_not_wait_for_a_silent_download(studios, way):
+    mode, lines = DOWNLOADS[way]
+    studio = studios(mode)
+    studio.hub.faults.clear()
+    source, target = studio.source(V4), studio.name()
+    # Headers are read before the branch is opened; what comes after it is weights.
+    opening = studio.hub.faults.delay("POST", f"{target}/branch/", 1.5)
+    words = (source, target, "--device", "cpu", "--scales", "amax", "--workers", "2")
+    with studio.start(*words, lines=lines) as process:
+        wait_until(lambda: studio.hub.faults.struck(opening), process)
+        silent = studio.hub.faults.hang("GET", "/(blob|xorb)/", seconds=60, times=None)
+        wait_until(lambda: studio.hub.faults.struck(silent), process)
+        time.sleep(0.5)
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 143, out + err
+    assert "run the same command again" in err
+    assert "0 of 3 shards are staged" in err
+    assert children(studio, b"hubconv.hub.fetching.child") == []
+    studio.hub.faults.clear()
+
+
+def test_a_signal_does_not_wait_for_a_silent_header(lfs_studio):
+    studio, source, target = lfs_studio, lfs_studio.source(V4), lfs_studio.name()
+    silent = studio.hub.faults.hang("GET", "/blob/", seconds=60, times=None)
+    with studio.start(source, target, *QUICK) as process:
+        wait_until(lambda: studio.hub.faults.struck(silent), process)
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 130, out + err
 
 
 def test_children_die_with_a_killed_run(xet_studio):

@@ -32,9 +32,11 @@ def test_one_at_a_time():
 
 def test_letting_go_early_is_enough_and_the_end_of_the_block_takes_nothing_from_the_next():
     turn = Turn()
-    with turn.taken() as let_go:
+    with turn.taken() as told:
         first = Worker(turn)
-        threading.Thread(target=let_go).start()  # the line's own thread lets go
+        told(1_000_000, 900_000_000)
+        assert not first.has_it.wait(0.2)
+        threading.Thread(target=told, args=(1_000_000, 1_000_000)).start()  # the line's own thread
         assert first.has_it.wait(5)
     second = Worker(turn)
     assert not second.has_it.wait(0.2)
@@ -45,13 +47,36 @@ def test_letting_go_early_is_enough_and_the_end_of_the_block_takes_nothing_from_
 
 def test_a_unit_may_open_several_shards():
     turn = Turn()
-    with turn.taken() as let_go, turn.taken():
-        let_go()
-        let_go()
+    with turn.taken() as told, turn.taken():
+        told(1, 0)
+        told(1, 0)
         other = Worker(turn)
         assert not other.has_it.wait(0.2)
     assert other.has_it.wait(5)
     other.go_on.set()
+
+
+def test_who_waits_for_it_ends_where_the_run_must():
+    ends = threading.Event()
+
+    def at_once():
+        if ends.is_set():
+            raise ValueError("signalled")
+
+    def wait():
+        try:
+            with turn.taken():
+                told.append("taken")
+        except ValueError as error:
+            told.append(str(error))
+
+    turn, told = Turn(at_once), []
+    with turn.taken():
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        ends.set()
+        waiting.join(5)
+        assert told == ["signalled"]
 
 
 def test_a_failure_gives_it_on():
@@ -61,3 +86,17 @@ def test_a_failure_gives_it_on():
     other = Worker(turn)
     assert other.has_it.wait(5)
     other.go_on.set()
+
+
+def test_a_fast_line_carries_several():
+    turn = Turn()
+    with turn.taken() as told:
+        others = [Worker(turn) for _ in range(4)]
+        assert not any(other.has_it.wait(0.1) for other in others)
+        told(1_000_000, 10**12)  # says little
+        assert not any(other.has_it.wait(0.1) for other in others)
+        told(10**12, 10**18)
+        assert sum(other.has_it.wait(2) for other in others) == 3
+        for other in others:
+            other.go_on.set()
+    assert all(other.has_it.wait(5) for other in others)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from hubconv.ends import UnitRecord
 from hubconv.errors import BrokenLineError, IntegrityError, NotAllowedError, TemporaryError
 from hubconv.formats.checkpoint import write_header
 from hubconv.hub.uploading import background, lfs, process, uploads
+from hubconv.records import UnitRecord
 from hubconv.work import unit as unit_of_work
 
 ENGINES = ("xet stream", "xet file", "lfs", "lfs in parts")
@@ -569,10 +569,13 @@ def test_a_stalled_server_holds_the_conversion_up_and_memory_down(lines):
 
 
 def test_the_disk_that_is_needed_is_known(line):
-    small = line.staging.disk_bytes(5_000_000_000) < 100_000_000
+    small = line.staging.disk_bytes(5_000_000_000, 10**12) < 100_000_000
     assert small == line.engine.startswith("xet")
     if not small:
-        assert line.staging.disk_bytes(5_000_000_000) == 10_000_000_000
+        assert line.staging.disk_bytes(5_000_000_000, 10**12) == 10_000_000_000
+        assert line.staging.disk_bytes(5_000_000_000, 9_999_999_999) == 5_000_000_000
+        # ... and then one shard waits for the other.
+        assert line.staging._uploads._background.shards_on_disk == 1
 
 
 @pytest.mark.parametrize("workers", [1, 3])

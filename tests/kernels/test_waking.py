@@ -7,8 +7,9 @@ import pytest
 
 from hubconv.errors import IntegrityError, ResourceError, UsageError
 from hubconv.formats.stored import StoredWeight, window
-from hubconv.kernels import WORTH_WAKING_BYTES, choose, devices, start
+from hubconv.kernels import choose, devices, starting
 from hubconv.kernels.reference import ReferenceKernel
+from hubconv.kernels.starting import WORTH_WAKING_BYTES, Starting, opening
 from hubconv.kernels.waking import WakingKernel
 
 WEIGHT = StoredWeight("plain", "F32", 2, 16)
@@ -39,6 +40,10 @@ class Door:
         return self.result
 
 
+def waking(first, device):
+    return WakingKernel(opening(first, "first"), opening(device, "waking"))
+
+
 def settle(kernel):
     for future in (kernel._first, kernel._next):
         future.exception(10)
@@ -46,7 +51,7 @@ def settle(kernel):
 
 def test_the_first_works_until_the_other_is_ready():
     device = Door(Named("device"))
-    kernel = WakingKernel(lambda: Named("cpu"), device)
+    kernel = waking(lambda: Named("cpu"), device)
     assert kernel.name == "cpu"
     assert kernel.amax(WINDOW) == 1
     device.opened.set()
@@ -60,7 +65,7 @@ def test_the_first_works_until_the_other_is_ready():
 
 def test_whichever_is_ready_first_works_first():
     slow = Door(Named("cpu"))
-    kernel = WakingKernel(slow, lambda: Named("device"))
+    kernel = waking(slow, lambda: Named("device"))
     assert kernel.amax(WINDOW) == 1
     assert kernel.name == "device"
     slow.opened.set()
@@ -69,7 +74,7 @@ def test_whichever_is_ready_first_works_first():
 @pytest.mark.parametrize("error", [IntegrityError("other bytes"), ResourceError("no driver")])
 def test_what_goes_wrong_in_waking_stops_the_next_call(error):
     device = Door(error)
-    kernel = WakingKernel(lambda: Named("cpu"), device)
+    kernel = waking(lambda: Named("cpu"), device)
     kernel.amax(WINDOW)
     device.opened.set()
     settle(kernel)
@@ -110,4 +115,29 @@ def test_without_a_card_auto_is_the_cpu_and_cuda_is_refused(monkeypatch):
 
 @pytest.mark.usefixtures("two_cards")
 def test_auto_wakes_no_device_for_little_work():
-    assert start("auto", 1, WORTH_WAKING_BYTES - 1).name == "numba (cpu)"
+    assert Starting("auto").kernel(1, WORTH_WAKING_BYTES - 1).name == "numba (cpu)"
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_a_device_that_was_asked_for_is_opened_before_the_job_is_known(monkeypatch):
+    opened = []
+
+    def choose_named(device, workers=1):
+        opened.append((device, workers))
+        return Named(device)
+
+    monkeypatch.setattr(starting, "choose", choose_named)
+    begun = Starting("cuda:1")
+    begun._waking.exception(10)
+    assert ("cuda:1", 1) in opened
+    kernel = begun.kernel(3, 1)
+    settle(kernel)
+    assert ("cpu", 3) in opened
+    kernel.amax(WINDOW)
+    assert kernel.name == "cuda:1"
+
+
+def test_a_device_that_is_not_here_is_told_at_once(monkeypatch):
+    monkeypatch.setattr(devices, "capabilities", tuple)
+    with pytest.raises(ResourceError):
+        Starting("cuda")

@@ -20,11 +20,12 @@ import numpy.typing as npt
 from checkpoints.broken import Tensor, read
 from checkpoints.recipes import RECIPES
 
-from hubconv.ends import MANIFEST, Release, UnitRecord
+from hubconv.ends import MANIFEST, Release
 from hubconv.folder import FolderSource, FolderStaging, FolderTarget
 from hubconv.formats import nvfp4, stored
 from hubconv.formats.stored import StoredWeight
 from hubconv.kernels import choose
+from hubconv.records import UnitRecord
 from hubconv.steps.decide import Job, Recipe
 from hubconv.steps.plan import Plan, make_plan
 from hubconv.steps.shards import Unit

@@ -7,9 +7,10 @@ import pytest
 
 from hubconv.card import SourceCard, read_front_matter
 from hubconv.demo import deepseek_v4
-from hubconv.ends import Published, TensorQuality, UnitRecord
+from hubconv.ends import Published
 from hubconv.folder import FolderSource
 from hubconv.formats.nvfp4 import Quality
+from hubconv.records import TensorQuality, UnitRecord
 from hubconv.steps.decide import Recipe
 from hubconv.steps.facts import Run
 from hubconv.steps.plan import make_plan

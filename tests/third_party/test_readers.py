@@ -49,6 +49,11 @@ RUNS = [
     ("deepseek_v3", {}),
     ("deepseek_v3", {"policy": "linears"}),
     ("deepseek_v32", {}),
+    ("qwen3_moe_fp8", {}),
+    ("qwen35_moe_bf16", {"policy": "linears"}),
+    ("kimi_k25", {}),
+    ("glm45_fp8", {}),
+    ("llama_fp8_static", {"policy": "mlp"}),
 ]
 
 
@@ -74,7 +79,22 @@ def test_compressed_tensors_own_decompressor_reads_equal_values(tmp_path, recipe
         assert np.array_equal(theirs, ours), module
 
 
-@pytest.mark.parametrize("recipe", ["llama_bf16", "deepseek_v3"])
+FOLDERS = [
+    "llama_bf16",
+    "deepseek_v3",
+    "glm5_fp8",
+    "kimi_k2_fp8",
+    "kimi_k25",
+    "minimax_m2",
+    "mixtral_bf16",
+    "nemotron3_bf16",
+    "qwen3_moe_fp8",
+    "qwen35_bf16",
+    "qwen35_moe_bf16",
+]
+
+
+@pytest.mark.parametrize("recipe", FOLDERS)
 def test_compressed_tensors_own_checkpoint_dequantizer_gives_our_bf16_values(tmp_path, recipe):
     pytest.importorskip("compressed_tensors")
     from compressed_tensors.entrypoints.convert import convert_checkpoint

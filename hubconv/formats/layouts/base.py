@@ -8,8 +8,9 @@ from hubconv.formats.stored import StoredWeight
 
 Activations = Literal["w4a16", "w4a4"]
 Content = Literal["codes", "scales", "global_scale", "input_scale"]
-Fate = Literal["nvfp4", "fp8_block", "fp8_channel", "fp8_tensor", "mxfp4", "plain"]
-"""How a weight stands in the result; all but nvfp4 as in the source."""
+Fate = Literal["nvfp4", "fp8_block", "fp8_channel", "fp8_tensor", "fp8_static", "mxfp4", "plain"]
+"""How a weight stands in the result; all but nvfp4 as in the source. fp8_static is fp8_tensor with
+a stored scale for its activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,10 @@ class Layout(Protocol):
 
     def kept_scale(self, module: str, scale_name: str, weight: StoredWeight) -> KeptScale:
         """How the scale of a kept quantized weight is spelled; may keep the source's name."""
+        ...
+
+    def kept_input_scale(self, module: str, dtype: str) -> KeptScale:
+        """How the stored activation scale of a kept FP8 weight with one scale is spelled."""
         ...
 
     def config(self, facts: ModelFacts) -> dict[str, Any]:

@@ -10,15 +10,20 @@ from typing import Any, Final
 from hubconv.errors import UsageError
 from hubconv.formats.layouts.base import Activations, Content, Fate, KeptScale, ModelFacts, Part
 from hubconv.formats.layouts.ignore import Pattern, cover, file_names, lookups
-from hubconv.formats.layouts.scalars import scalar_bytes
-from hubconv.formats.layouts.source_config import source_quantization, without_stale
+from hubconv.formats.layouts.scalars import input_scale_of, scalar_bytes
+from hubconv.formats.layouts.source_config import without_stale
 from hubconv.formats.nvfp4 import BLOCK
 from hubconv.formats.stored import StoredWeight
 
 NVFP4_FORMAT: Final = "nvfp4-pack-quantized"
 FP8_FORMAT: Final = "float-quantized"
 _EXPERTS: Final = ".experts."
-_FP8_FATES: Final[tuple[Fate, ...]] = ("fp8_block", "fp8_channel", "fp8_tensor")
+_FP8_STRATEGIES: Final[dict[Fate, str]] = {
+    "fp8_block": "block",
+    "fp8_channel": "channel",
+    "fp8_tensor": "tensor",
+    "fp8_static": "tensor",
+}
 
 
 class CompressedTensors:
@@ -59,6 +64,10 @@ class CompressedTensors:
         recode = "" if weight.scale_dtype == "F32" else "widen_to_f32"
         return KeptScale(f"{module}.weight_scale", "F32", shape, recode)
 
+    def kept_input_scale(self, module: str, dtype: str) -> KeptScale:
+        """`X.input_scale` [1], F32."""
+        return input_scale_of(module, dtype, (1,))
+
     def config(self, facts: ModelFacts) -> dict[str, Any]:
         """config.json of the result, without stale quantization entries of the source."""
         return without_stale(facts.config) | {"quantization_config": _quantization(facts)}
@@ -75,7 +84,7 @@ def _quantization(facts: ModelFacts) -> dict[str, Any]:
             "Some weights stay MXFP4, which the compressed-tensors layout cannot hold.",
             "Choose --layout modelopt-v4, or quantize them.",
         )
-    groups = _groups(facts, [fate for fate in _FP8_FATES if fate in fates])
+    groups = _groups(facts, [fate for fate in _FP8_STRATEGIES if fate in fates])
     return {
         "quant_method": "compressed-tensors",
         "format": NVFP4_FORMAT if len(groups) == 1 else "mixed-precision",
@@ -141,7 +150,7 @@ def _fp8_group(targets: list[str], fate: Fate, facts: ModelFacts) -> dict[str, A
         "num_bits": 8,
         "type": "float",
         "symmetric": True,
-        "strategy": fate.removeprefix("fp8_"),
+        "strategy": _FP8_STRATEGIES[fate],
         "dynamic": False,
     }
     inputs: dict[str, Any] = {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": True}
@@ -149,7 +158,7 @@ def _fp8_group(targets: list[str], fate: Fate, facts: ModelFacts) -> dict[str, A
         rows, cols = facts.fp8_block or (128, 128)
         weights["block_structure"] = [rows, cols]
         inputs |= {"strategy": "group", "group_size": cols}
-    elif fate == "fp8_tensor" and _has_static_inputs(facts):
+    elif fate == "fp8_static":
         inputs |= {"strategy": "tensor", "dynamic": False}
     else:
         inputs |= {"strategy": "token"}
@@ -160,9 +169,3 @@ def _fp8_group(targets: list[str], fate: Fate, facts: ModelFacts) -> dict[str, A
         "output_activations": None,
         "format": FP8_FORMAT,
     }
-
-
-def _has_static_inputs(facts: ModelFacts) -> bool:
-    """Whether the source stores an input scale with each FP8 weight."""
-    source = source_quantization(facts.config)
-    return source.get("activation_scheme") == "static" or source.get("quant_algo") == "FP8"

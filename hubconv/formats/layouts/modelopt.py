@@ -20,7 +20,7 @@ from hubconv.formats.layouts.base import (
     Part,
 )
 from hubconv.formats.layouts.ignore import Pattern, cover, lookups
-from hubconv.formats.layouts.scalars import scalar_bytes
+from hubconv.formats.layouts.scalars import input_scale_of, scalar_bytes
 from hubconv.formats.layouts.source_config import without_stale
 from hubconv.formats.nvfp4 import BLOCK
 from hubconv.formats.stored import StoredWeight
@@ -29,7 +29,7 @@ HF_QUANT_CONFIG: Final = "hf_quant_config.json"
 _FP8_ALGOS: Final[dict[Fate, str]] = {
     "fp8_block": "FP8_PB_WO",
     "fp8_channel": "FP8_PER_CHANNEL_PER_TOKEN",
-    "fp8_tensor": "FP8",
+    "fp8_static": "FP8",
 }
 _SGLANG_EVERYWHERE: Final = frozenset({"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"})
 """An ignore entry that ends in one of these counts in every layer: SGLang 0.5.23
@@ -67,6 +67,10 @@ class ModelOpt:
         per_tensor = weight.block == (weight.rows, weight.cols)
         shape = () if per_tensor else (rows, 1, cols, 1)
         return KeptScale(f"{module}.weight_scale", "F32", shape, recode)
+
+    def kept_input_scale(self, module: str, dtype: str) -> KeptScale:
+        """`X.input_scale` [], F32."""
+        return input_scale_of(module, dtype, ())
 
     def config(self, facts: ModelFacts) -> dict[str, Any]:
         """config.json of the result, without stale quantization entries of the source."""
@@ -164,7 +168,8 @@ def _flat(facts: ModelFacts) -> dict[str, Any]:
 def _quantized_layers(facts: ModelFacts, algo: str) -> dict[str, dict[str, Any]]:
     """Algorithm by module; empty where NVFP4 is the only one."""
     fates = dict.fromkeys(linear.fate for linear in facts.linears)
-    for fate in ("mxfp4", "fp8_channel"):
+    # FP8 without a stored activation scale: vLLM 0.33 modelopt.py would read memory it never set.
+    for fate in ("mxfp4", "fp8_channel", "fp8_tensor"):
         if fate in fates:
             raise UsageError(
                 f"Some weights stay {fate}, which the modelopt layout cannot hold beside NVFP4.",

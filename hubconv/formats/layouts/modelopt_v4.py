@@ -11,7 +11,7 @@ from hubconv.errors import UsageError
 from hubconv.formats.layouts.base import Activations, Content, KeptScale, Linear, ModelFacts, Part
 from hubconv.formats.layouts.ignore import cover, lookups
 from hubconv.formats.layouts.modelopt import containers, group, modelopt_parts, nested_file
-from hubconv.formats.layouts.scalars import scalar_bytes
+from hubconv.formats.layouts.scalars import input_scale_of, scalar_bytes
 from hubconv.formats.layouts.source_config import source_quantization, without_stale
 from hubconv.formats.nvfp4 import BLOCK
 from hubconv.formats.stored import StoredWeight
@@ -35,6 +35,10 @@ class ModelOptV4:
     def kept_scale(self, module: str, scale_name: str, weight: StoredWeight) -> KeptScale:
         """The source's `.scale` as it stands; engines map its name themselves."""
         return KeptScale(scale_name, weight.scale_dtype, weight.scale_shape)
+
+    def kept_input_scale(self, module: str, dtype: str) -> KeptScale:
+        """`X.input_scale` [], F32."""
+        return input_scale_of(module, dtype, ())
 
     def config(self, facts: ModelFacts) -> dict[str, Any]:
         """config.json of the result: the source's fp8 entry, widened by the experts' NVFP4.

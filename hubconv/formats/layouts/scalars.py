@@ -4,7 +4,7 @@ import math
 import struct
 
 from hubconv.errors import IntegrityError
-from hubconv.formats.layouts.base import Content
+from hubconv.formats.layouts.base import Content, KeptScale
 
 
 def scalar_bytes(content: Content, value: float) -> bytes:
@@ -22,3 +22,9 @@ def scalar_bytes(content: Content, value: float) -> bytes:
     if not (math.isfinite(as_read) and as_read > 0):
         raise IntegrityError(f"{value!r} cannot be a {content.replace('_', ' ')}.")
     return stored
+
+
+def input_scale_of(module: str, dtype: str, shape: tuple[int, ...]) -> KeptScale:
+    """The activation scale of a kept FP8 weight: F32 in every layout, only its shape differs."""
+    recode = "" if dtype == "F32" else "widen_to_f32"
+    return KeptScale(f"{module}.input_scale", "F32", shape, recode)

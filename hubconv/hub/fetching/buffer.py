@@ -4,7 +4,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import Final
 
-PATIENCE_S: Final = 1.0
+from hubconv.hub.waiting import AtOnce, never
+
+PATIENCE_S: Final = 0.5
 """How often a waiting thread looks around by itself."""
 
 
@@ -27,10 +29,12 @@ class Buffer:
 
     Args:
         limit: Bytes held at most; one piece is let in whatever its size.
+        at_once: Asked while bytes are waited for; raises where the run must end now.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, at_once: AtOnce = never) -> None:
         self._limit = limit
+        self._at_once = at_once
         self._used = 0
         self._spans: dict[int, _Waiting] = {}
         self._changed = threading.Condition()
@@ -114,6 +118,7 @@ class Buffer:
                     self._refuse(waiting)
                     return 0
                 self._changed.wait(PATIENCE_S)
+                self._at_once()
 
     def _copy(self, waiting: _Waiting, into: memoryview) -> int:
         piece = waiting.pieces[0]
@@ -156,6 +161,7 @@ class Buffer:
                 self._refuse(waiting)
             while not self._has_ended:
                 self._changed.wait(PATIENCE_S)
+                self._at_once()
             if self._error is not None:
                 raise self._error
 

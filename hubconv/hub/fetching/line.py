@@ -26,10 +26,8 @@ RUNS_A_TRANSFER: Final = 500
 FORGIVEN_AFTER_BYTES: Final = 64 * 1024 * 1024
 """A line that has brought so much since its last failure is a living one."""
 
-NEAR_END_BYTES: Final = 32 * 1024 * 1024
-"""What is left when the next transfer may start, which takes it a moment."""
-
-CLOSE_S: Final = 5.0
+CLOSE_S: Final = 2.0
+"""A line that is closed waits so long for its thread, which may be in the middle of a request."""
 
 Passed = Callable[[int, int, memoryview], None]
 """Told the number of a span, a position in the file, and the bytes that are there."""
@@ -61,7 +59,8 @@ class Line:
         spans: What to bring, in this order.
         room: Bytes held at most.
         passed: Told every byte as it passes, kept or not.
-        near_end: Called once: when little is left to bring, or nothing will come any more.
+        told: Told the bytes that came and that are left, now and then; 0 left at the end, also
+            where it is no good one.
     """
 
     def __init__(
@@ -70,16 +69,16 @@ class Line:
         spans: Sequence[Span],
         room: int,
         passed: Passed = lambda _span, _begin, _piece: None,
-        near_end: Callable[[], None] = lambda: None,
+        told: Callable[[int, int], None] = lambda _came, _left: None,
     ) -> None:
         self._supply, self._spans, self._passed = supply, spans, passed
-        self._near_end = near_end
+        self._told = told
         self._left = sum(span.end - span.begin for span in spans)
         self._piece = max(min(PIECE_BYTES, room // 4), 1)
         self._index, self._at = 0, spans[0].begin if spans else 0
         self.brought = 0
         self.engines: set[str] = set()
-        self.buffer = Buffer(room)
+        self.buffer = Buffer(room, supply.at_once)
         self._child: Child | None = None
         self._scratch = memoryview(bytearray(self._piece))
         self._thread = threading.Thread(target=self._run, name="line", daemon=True)
@@ -106,7 +105,7 @@ class Line:
         else:
             self.buffer.end()
         finally:
-            self._near_end()
+            self._told(self.brought, 0)
 
     def _bring(self) -> None:
         failures = brought = 0
@@ -194,8 +193,7 @@ class Line:
             self._passed(self._index, self._at, piece)
             self._at += size
             self.brought += size
-            if self._left - self.brought <= NEAR_END_BYTES:
-                self._near_end()
+            self._told(self.brought, self._left - self.brought)
         self._index += 1
         if self._index < len(self._spans):
             self._at = self._spans[self._index].begin

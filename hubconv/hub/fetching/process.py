@@ -11,6 +11,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hubconv.errors import TemporaryError
 from hubconv.hub.compat import httpx
+from hubconv.hub.waiting import LOOK_S, AtOnce, never
 
 STALL_S: Final = 60.0
 """A transfer that brings no byte for so long, while bytes are wanted, is ended."""
@@ -47,10 +49,14 @@ class Child:
         order: What it is to do; may hold tokens.
         cache: Folder for what its libraries want to keep; the caller removes it.
         stall_s: Seconds of silence after which it is given up.
+        at_once: Asked while bytes are waited for; raises where the run must end now.
     """
 
-    def __init__(self, order: Mapping[str, Any], cache: Path, stall_s: float) -> None:
+    def __init__(
+        self, order: Mapping[str, Any], cache: Path, stall_s: float, at_once: AtOnce = never
+    ) -> None:
         self._stall_s = stall_s
+        self._at_once = at_once
         self._said: BinaryIO = os.fdopen(os.memfd_create("said"), "w+b")
         self._process = subprocess.Popen(
             # -P: a module of the user's working folder must not stand in for one of Python's.
@@ -81,8 +87,11 @@ class Child:
         Raises:
             LineError: None came for too long.
         """
-        if not self._poll.poll(self._stall_s * 1000):
-            raise LineError(f"not a byte came for {self._stall_s:g} seconds")
+        end = time.monotonic() + self._stall_s
+        while not self._poll.poll(min(self._stall_s, LOOK_S) * 1000):
+            self._at_once()
+            if time.monotonic() >= end:
+                raise LineError(f"not a byte came for {self._stall_s:g} seconds")
         return os.readv(self._bytes, [room])
 
     def fill(self, room: memoryview) -> None:

@@ -20,6 +20,9 @@ BESIDES_BYTES: Final = 8 * 1024 * 1024
 """Memory of the line that serves a read nobody announced."""
 
 
+Told = Callable[[int, int], None]
+
+
 class HeldShard:
     """A small file, whole in memory."""
 
@@ -85,12 +88,12 @@ class _Lane:
 
     def __init__(
         self, supply: Supply, spans: Sequence[Span], room: int, proof: FileProof | None = None,
-        near_end: Callable[[], None] = lambda: None, *, hashed: bool = False,
+        told: Told = lambda _came, _left: None, *, hashed: bool = False,
     ) -> None:  # fmt: skip
         self._spans, self._proof, self._hashed = spans, proof, hashed
         self._digests: dict[int, hashlib._Hash] = {}
         self.kept = [index for index, span in enumerate(spans) if span.kept]
-        self.line = Line(supply, spans, room, self._pass, near_end)
+        self.line = Line(supply, spans, room, self._pass, told)
 
     def _pass(self, span: int, begin: int, piece: memoryview) -> None:
         if self._proof is not None:
@@ -116,7 +119,7 @@ class StreamedShard:
         reads: What will be read, in order; none is empty, all are inside the file.
         memory: Bytes held at most.
         whole: It will be proven; else the ranges alone are fetched.
-        near_end: Called once, when the line is about to be free for another shard.
+        told: Told the bytes that came over the main line and that are left, now and then.
     """
 
     any_order = False
@@ -126,7 +129,7 @@ class StreamedShard:
         supply: Supply,
         reads: Sequence[ByteRange],
         memory: int,
-        near_end: Callable[[], None] = lambda: None,
+        told: Told = lambda _came, _left: None,
         *,
         whole: bool,
     ) -> None:
@@ -147,7 +150,7 @@ class StreamedShard:
         self.brought = 0
         if whole:
             room = share if self._course.apart else memory
-            self._lanes[False] = _Lane(supply, self._spans(), room, self._proof, near_end)
+            self._lanes[False] = _Lane(supply, self._spans(), room, self._proof, told)
         if self._course.apart:
             spans = [Span(begin, end) for begin, end in self._course.apart]
             room = memory // APART_SHARE if whole else memory

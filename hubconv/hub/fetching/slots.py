@@ -1,14 +1,14 @@
 """Slots: whole files on the disk, brought by hf_transfer over several connections.
 
-One download at a time has the line: it is fastest so, and while one worker converts what came the
-next one's shard is on its way.
+A download has the line to itself (see `turn`): while one worker converts what came the next one's
+shard is on its way.
 """
 
 import hashlib
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,8 +20,11 @@ from hubconv.hub.fetching import process
 from hubconv.hub.fetching.process import Child, DiskFullError, LineError
 from hubconv.hub.fetching.proof import wrong_hash
 from hubconv.hub.fetching.supply import HF_TRANSFER, TRIES_EACH, Supply
+from hubconv.hub.fetching.turn import Turn
 
 LOG: Final = logging.getLogger(__name__)
+
+BLOCK_BYTES: Final = 512  # in which a file system counts what a file with holes occupies
 
 
 class SlotShard(PositionedFile):
@@ -61,15 +64,16 @@ class Slots:
     Args:
         place: Folder of the slots.
         disk_bytes: What they may take together; None for what is free.
+        turn: Whose turn it is to have the line.
     """
 
-    def __init__(self, place: Path, disk_bytes: int | None) -> None:
+    def __init__(self, place: Path, disk_bytes: int | None, turn: Turn) -> None:
         self._place = place
         self.disk_bytes = disk_bytes
         self._used = 0
         self._count = 0
         self._counting = threading.Lock()
-        self._line = threading.Lock()
+        self._turn = turn
 
     @contextmanager
     def fetched(self, supply: Supply) -> Iterator[SlotShard | None]:
@@ -80,8 +84,8 @@ class Slots:
             yield None
             return
         try:
-            with self._line:
-                done = self._bring(supply, slot)
+            with self._turn.taken() as told:
+                done = self._bring(supply, slot, told)
             if not done:
                 yield None
                 return
@@ -103,14 +107,15 @@ class Slots:
             self._count += 1
             return self._place / f"slot-{self._count}"
 
-    def _bring(self, supply: Supply, slot: Path) -> bool:
+    def _bring(self, supply: Supply, slot: Path, told: Callable[[int, int], None]) -> bool:
         path = supply.entry.path
         for attempt in range(1, TRIES_EACH + 1):
             try:
-                self._download(supply, slot)
+                self._download(supply, slot, told)
             except DiskFullError:
                 break
             except Exception as error:
+                supply.at_once()
                 if not isinstance(error, LineError) and not is_passing(error):
                     raise explain(error, f"Fetching {path}") from error
                 LOG.info("%s: hf_transfer failed: %s", path, error)
@@ -121,12 +126,13 @@ class Slots:
             slot.unlink(missing_ok=True)  # what is left has holes
         return False
 
-    def _download(self, supply: Supply, slot: Path) -> None:
+    def _download(self, supply: Supply, slot: Path, told: Callable[[int, int], None]) -> None:
         order = {**supply.order(HF_TRANSFER, ()), "path": str(slot)}
         room = memoryview(bytearray(4096))
-        with Child(order, self._place, process.STALL_S) as child:
+        with Child(order, self._place, process.STALL_S, supply.at_once) as child:
             while child.read_into(room):
-                pass
+                came = min(slot.stat().st_blocks * BLOCK_BYTES, supply.entry.size)
+                told(came, supply.entry.size - came)
             child.check()
         have = slot.stat().st_size
         if have != supply.entry.size:

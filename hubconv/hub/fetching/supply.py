@@ -15,6 +15,7 @@ from hubconv.hub.compat import (
     refresh_xet_connection_info,
 )
 from hubconv.hub.fetching.process import LineError
+from hubconv.hub.waiting import AtOnce, never
 
 XET: Final = "xet"
 HTTP: Final = "http"
@@ -49,6 +50,7 @@ class Supply:
         entry: The file.
         place: Folder for slots and for what libraries keep while they run.
         skipped: Failures that earlier transfers of this file had: other engines first.
+        at_once: Asked in every wait for bytes; raises where the run must end now.
     """
 
     client: HubClient
@@ -56,6 +58,7 @@ class Supply:
     entry: FileEntry
     place: Path
     skipped: int = 0
+    at_once: AtOnce = never
 
     def engine(self, failures: int) -> str:
         """The engine to use after so many failures: another after every second one."""

@@ -1,44 +1,92 @@
 """Whose turn it is to have the line.
 
 Shards that share a line all arrive late; one after the other, each comes as early as it can, and
-what is made of the first goes out while the second comes in.
+what is made of the first goes out while the second comes in. A line that is faster than one shard
+can be hashed and taken is another matter: several have room on it.
 """
 
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from hubconv.hub.waiting import AtOnce, never
+
 LOOK_S: Final = 0.5
+LEAST_S: Final = 0.01
+
+FAST_BYTES_S: Final = 150_000_000
+"""A transfer at this rate is held up by its own work as much as by the line."""
+
+JUDGED_FROM_BYTES: Final = 64 * 1024 * 1024
+"""The first bytes of a transfer say little about the line."""
+
+WIDE: Final = 4
+"""Transfers that a fast line carries at a time."""
+
+
+NEAR_END_S: Final = 2.5
+NEAR_END_BYTES: Final = 16 * 1024 * 1024
+"""The next transfer may start when the one before it has so long, or so much, to go: a process has
+to start, a link to be asked for."""
 
 
 class Turn:
-    """Goes from thread to thread; one that has it may take it again, for a unit's other shards."""
+    """Goes from thread to thread; one that has it may take it again, for a unit's other shards.
 
-    def __init__(self) -> None:
+    Args:
+        at_once: Asked while another has it; raises where the run must end now.
+    """
+
+    def __init__(self, at_once: AtOnce = never) -> None:
+        self._at_once = at_once
         self._free = threading.Condition()
-        self._holder = 0
-        self._count = 0
+        self._holders: Counter[int] = Counter()
+        self._room = 1
 
     @contextmanager
-    def taken(self) -> Iterator[Callable[[], None]]:
-        """Wait for it; gives a function that lets go before the block ends, from any thread."""
+    def taken(self) -> Iterator[Callable[[int, int], None]]:
+        """Wait for it, and keep it until the block ends or the transfer is about to.
+
+        Gives a function to be told the bytes that came and the bytes that are left; any thread may
+        call it.
+        """
         me = threading.get_ident()
         with self._free:
-            while self._count and self._holder != me:
+            while me not in self._holders and len(self._holders) >= self._room:
                 self._free.wait(LOOK_S)
-            self._holder, self._count = me, self._count + 1
+                self._at_once()
+            self._holders[me] += 1
         held = True
 
         def let_go() -> None:
             nonlocal held
             with self._free:
                 if held:
-                    self._count -= 1
+                    self._holders[me] -= 1
+                    self._holders += Counter()  # who holds none is no holder
                     self._free.notify_all()
                 held = False
 
+        started = time.monotonic()
+
+        def told(came: int, left: int) -> None:
+            seconds = max(time.monotonic() - started, LEAST_S)
+            if left <= max(NEAR_END_BYTES, came / seconds * NEAR_END_S):
+                let_go()
+            self._judge(came, seconds)
+
         try:
-            yield let_go
+            yield told
         finally:
             let_go()
+
+    def _judge(self, nbytes: int, seconds: float) -> None:
+        """Learn how fast the line is, from a transfer that has it."""
+        if self._room == WIDE or nbytes < JUDGED_FROM_BYTES or nbytes < FAST_BYTES_S * seconds:
+            return
+        with self._free:
+            self._room = WIDE
+            self._free.notify_all()

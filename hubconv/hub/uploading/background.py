@@ -31,6 +31,9 @@ class Background:
         send: Brings a file to the Hub, with all the patience there is to be had.
         sent: Told of each file that the Hub has now, in the sending thread.
         at_once: Asked in every wait; raises where the run must end now.
+
+    Attributes:
+        shards_on_disk: How many may lie there, in writing or on their way.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Background:
         self._at_once = at_once
         self._changed = threading.Condition()
         self._on_disk = 0
+        self.shards_on_disk = SHARDS_ON_DISK
         self._waiting: deque[tuple[StagedFile, Path]] = deque()
         self._busy = False
         self._given_up = False
@@ -54,7 +58,7 @@ class Background:
             HubconvError: An earlier shard could not be sent, or the run must end.
         """
         with self._changed:
-            while self._on_disk >= SHARDS_ON_DISK:
+            while self._on_disk >= self.shards_on_disk:
                 self._changed.wait(LOOK_S)
                 self._at_once()
                 self._tell()

@@ -84,9 +84,13 @@ class Uploads:
         """
         self._background.raise_failure()
 
-    def disk_bytes(self, largest_shard: int) -> int:
-        """What uploads need on the disk at a time, in bytes."""
-        return XET_CACHE_BYTES if self._xet else SHARDS_ON_DISK * largest_shard
+    def disk_bytes(self, largest_shard: int, room: int) -> int:
+        """What uploads will take of the disk at a time, in bytes; of little room one shard."""
+        if self._xet:
+            return XET_CACHE_BYTES
+        shards = SHARDS_ON_DISK if SHARDS_ON_DISK * largest_shard <= room else 1
+        self._background.shards_on_disk = shards
+        return shards * largest_shard
 
     def _send(self, staged: StagedFile, file: Path) -> None:
         tries: Counter[str] = Counter()

@@ -1,0 +1,73 @@
+"""A kernel that is opened while headers are read and the plan is made."""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Final
+
+from hubconv.kernels import Kernel, choose, devices
+
+_LOG: Final = logging.getLogger(__name__)
+
+WORTH_WAKING_BYTES: Final = 1024 * 1024 * 1024
+"""Two cores convert this much in about the time that a device takes to wake."""
+
+
+class Starting:
+    """Begins at once to load what the kernel of a device needs.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ResourceError: The device does not exist here: a run must not find that out late.
+        UsageError: Not a device name.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._found = devices.named(device)
+        # A device that was asked for is opened now; `auto` waits for how much there is to do.
+        asked = self._found != "cpu" and device != "auto"
+        self._waking = opening(self._open, "waking") if asked else None
+        self._loading = opening(lambda: choose("cpu"), "loading")
+
+    def _open(self) -> Kernel:
+        return choose(self._device)
+
+    def kernel(self, workers: int, weight_bytes: int) -> Kernel:
+        """The kernel for a job of known size: a CUDA device may wake while the CPU begins.
+
+        Args:
+            workers: Threads that will use it at the same time; the CPU's cores are divided among
+                them.
+            weight_bytes: Stored weights that will be converted; `auto` does not wake a device for
+                what the CPU will have done before.
+        """
+        with suppress(Exception):  # told again, where the kernel is wanted
+            self._loading.exception()
+        if self._found == "cpu":
+            return choose("cpu", workers)
+        if self._waking is None and weight_bytes < WORTH_WAKING_BYTES:
+            return choose("cpu", workers)
+        from hubconv.kernels.waking import WakingKernel
+
+        waking = self._waking or opening(self._open, "waking")
+        return WakingKernel(opening(lambda: choose("cpu", workers), "first"), waking)
+
+
+def opening(open_kernel: Callable[[], Kernel], name: str) -> "Future[Kernel]":
+    """A kernel, being opened on a thread of its own."""
+    future: Future[Kernel] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(open_kernel())
+        except BaseException as error:  # noqa: BLE001 - raised again where a call can fail
+            future.set_exception(error)
+
+    # Not a daemon: the interpreter must not end in the middle of an import.
+    threading.Thread(target=run, name=name, daemon=False).start()
+    return future

@@ -1,0 +1,103 @@
+"""The walk: from two words on the command line to a published checkpoint.
+
+source → plan → (nothing to do?) → units → verify staging → publish → compare main → tidy up
+
+`convert` walks it in one process. `work` and `publish` are parts of the same walk, for many
+machines: each plans again from headers, makes what is missing of its slice, and leaves the rest to
+others. The journal on the target is all that they share.
+"""
+
+from hubconv.opening import Scratch, open_source
+from hubconv.pipeline.making import make
+from hubconv.pipeline.planfile import PlanFile
+from hubconv.pipeline.releasing import missing_shards, release
+from hubconv.pipeline.request import Outcome, Request, Slice, Worked
+from hubconv.pipeline.run import Run, opened
+from hubconv.progress import Progress
+from hubconv.steps.decide import Recipe
+from hubconv.steps.plan import Plan, make_plan
+from hubconv.steps.shards import slice_units
+from hubconv.version import __version__
+
+__all__ = [
+    "Outcome", "Plan", "PlanFile", "Recipe", "Request", "Slice", "Worked", "convert", "plan",
+    "publish", "work",
+]  # fmt: skip
+
+
+def plan(
+    source: str, recipe: Recipe | None = None, *, revision: str = "", work_dir: str = ""
+) -> Plan:
+    """What a conversion would do; reads headers, configuration and index only.
+
+    Args:
+        source: SOURCE word.
+        recipe: What becomes of each tensor.
+        revision: Branch, tag or commit.
+        work_dir: Folder for temporary files.
+    """
+    with Scratch(work_dir) as scratch:
+        opened_source = open_source(source, revision, scratch)
+        return make_plan(opened_source, recipe or Recipe(), __version__)
+
+
+def convert(request: Request, progress: Progress | None = None) -> Outcome:
+    """Convert a checkpoint and publish it.
+
+    Raises:
+        HubconvError: With its exit code; what is finished stays in the target's journal.
+    """
+    with opened(request, progress, computes=True) as run:
+        if run.published is not None:
+            return _up_to_date(run)
+        staging = run.stage()
+        done = make(run, staging, run.plan.units)
+        return release(run, staging, done)
+
+
+def work(request: Request, part: Slice, progress: Progress | None = None) -> Worked:
+    """Make what is missing of a slice, and stage it; nothing is published.
+
+    Any number of slices may be at work at the same time, and a slice more than once.
+
+    Args:
+        request: What the user asks for.
+        part: Which units are meant.
+        progress: Told how it goes.
+
+    Raises:
+        HubconvError: With its exit code; what is finished stays in the target's journal.
+    """
+    with opened(request, progress, computes=True) as run:
+        units = slice_units(run.plan.units, part.number, part.count)
+        if run.published is not None:
+            return Worked(run.plan, part, run.target.ref, len(units), 0, 0, 0, run.seconds)
+        done = make(run, run.stage(), units)
+        return Worked(
+            run.plan, part, run.target.ref, len(units), len(done.made),
+            len(done.found.keys() & {unit.shard for unit in units}), len(done.records),
+            run.seconds, is_published=False,
+        )  # fmt: skip
+
+
+def publish(request: Request, progress: Progress | None = None) -> Outcome:
+    """Publish a plan whose every unit is staged.
+
+    Raises:
+        TemporaryError: Some are not; says which, and how to make them.
+        HubconvError: With its exit code; what is finished stays in the target's journal.
+    """
+    with opened(request, progress, computes=False) as run:
+        if run.published is not None:
+            return _up_to_date(run)
+        if not run.target.begun(run.plan.plan_id):
+            raise missing_shards(run, run.plan.units)
+        staging = run.stage()
+        return release(run, staging, make(run, staging, ()))
+
+
+def _up_to_date(run: Run) -> Outcome:
+    if run.published is None:
+        raise ValueError("a run that is up to date has been published")
+    run.target.tidy(run.plan.plan_id)
+    return Outcome("up-to-date", run.plan, run.published, None, 0, 0, run.seconds)

@@ -1,0 +1,188 @@
+"""A run with both ends opened and its plan made: what converting, working and publishing share."""
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubconv.ends import Published, Source, Staging, Target
+from hubconv.engines import Stop
+from hubconv.errors import ConflictError, UsageError
+from hubconv.folder import FolderTarget
+from hubconv.journal import Note
+from hubconv.opening import (
+    Scratch,
+    caches_in,
+    open_source,
+    parse_target,
+    refuse_renamed,
+    refuse_same,
+)
+from hubconv.pipeline.request import Request
+from hubconv.progress import Progress, SilentProgress
+from hubconv.steps.plan import Plan, make_plan
+from hubconv.steps.publish import (
+    Telling,
+    foreign_files,
+    other_source,
+    preview_card,
+    refuse_reborn,
+    source_card,
+)
+from hubconv.version import __version__
+from hubconv.words import parse_end
+
+if TYPE_CHECKING:
+    from hubconv.kernels.starting import Starting
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A plan between two opened ends.
+
+    Attributes:
+        request: What the user asks for.
+        plan: What will happen.
+        source: Where to read.
+        target: Where the result goes.
+        scratch: Folder for what is on its way.
+        progress: Told how it goes.
+        stop: Asked whether to go on.
+        started: Monotonic second at which the run began.
+        restricted: What stood against publishing the source openly when the run began.
+        published: The publish of this plan, where there was one before this run.
+        kernel: What will compute, being opened; None where nothing will.
+    """
+
+    request: Request
+    plan: Plan
+    source: Source
+    target: Target
+    scratch: Path
+    progress: Progress
+    stop: Stop
+    started: float
+    restricted: str
+    published: Published | None
+    kernel: "Starting | None"
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return time.monotonic() - self.started
+
+    def stage(self) -> Staging:
+        """The journal of the plan; made, with a note of how this run began, where it is missing."""
+        expected = self.request.expected
+        asked = self.request.revision or parse_end(self.request.source).revision
+        note = Note(
+            source=self.plan.source,
+            commit=self.plan.commit,
+            revision=expected.revision if expected else asked,
+            command=self.request.command,
+            shards=len(self.plan.units),
+            nbytes=self.plan.target_bytes,
+            version=__version__,
+        )
+        return self.target.stage(self.plan.plan_id, note)
+
+
+@contextmanager
+def opened(request: Request, progress: Progress | None, *, computes: bool) -> Iterator[Run]:
+    """Open both ends, plan, and refuse early what could only fail late.
+
+    Args:
+        request: What the user asks for.
+        progress: Told how it goes.
+        computes: Weights will be converted: the kernel loads while headers are read.
+
+    Raises:
+        HubconvError: With its exit code; nothing was written.
+    """
+    told = progress or SilentProgress()
+    started = time.monotonic()
+    stop = Stop(request.time_limit_s)
+    with stop.listening(), Scratch(request.work_dir) as scratch, caches_in(scratch):
+        refuse_same(request.source, request.target)
+        kernel = _starting(request.device) if computes else None
+        told.phase("Reading headers")
+        source = open_source(request.source, request.revision, scratch, stop.at_once)
+        if source.commit:  # a renamed repository answers under its old name
+            refuse_same(f"hf://{source.ref}", request.target)
+            refuse_renamed(request.source, source)
+        target = open_target(request, scratch, stop)
+        restricted = source.restricted
+        target.check(restricted)
+        planned = make_plan(source, request.recipe, __version__)
+        if request.expected is not None:
+            request.expected.hold_against(planned)
+        for warning in (*planned.warnings, *source_card(source).notes):
+            told.warn(warning)
+        published = target.published(planned.plan_id)
+        if published is None:
+            _refuse_foreign(target, planned, replace=request.replace)
+            refuse_reborn(target.manifest(), source, accepted=request.new_owner)
+            telling = Telling(request.command, request.template, 0.0, versions())
+            target.check_card(preview_card(planned, source, target, telling))
+        yield Run(
+            request, planned, source, target, scratch, told, stop, started, restricted, published,
+            kernel,
+        )  # fmt: skip
+
+
+def _starting(device: str) -> "Starting":
+    from hubconv.kernels.starting import Starting  # here: a plan alone needs no kernel
+
+    return Starting(device)
+
+
+def open_target(request: Request, scratch: Path, stop: Stop) -> Target:
+    """The target a request names.
+
+    Args:
+        request: What the user asks for.
+        scratch: Folder for what is on its way.
+        stop: Asked in long waits.
+    """
+    ref = parse_target(request.target)
+    if ref.kind == "folder":
+        if request.create_pr:
+            raise UsageError("A folder has no pull requests.", "Leave --create-pr out.")
+        return FolderTarget(Path(ref.name))
+    from hubconv.hub.client import open_client
+    from hubconv.hub.target import HubTarget, TargetOptions
+
+    options = TargetOptions(request.private, request.create_pr, request.allow_public, request.tag)
+    # Its pauses between tries save finished work: they end a little after a signal, not with it.
+    client = open_client(__version__, "", stop.soon)
+    return HubTarget(client, ref.name, options, scratch, stop.at_once)
+
+
+def versions() -> dict[str, str]:
+    """What took part in the work, for card and manifest; asks no library to be imported."""
+    names = ("torch", "numpy", "huggingface_hub", "hf_xet", "safetensors")
+    found = {"hubconv": __version__, "python": platform.python_version()}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _refuse_foreign(target: Target, planned: Plan, *, replace: bool) -> None:
+    manifest = target.manifest()
+    other = other_source(manifest, planned)
+    foreign = foreign_files(target.files(), manifest)
+    if replace or not (other or foreign):
+        return
+    what = (
+        f"{target.ref} was made from {other}"
+        if other
+        else f"{target.ref} holds files that hubconv did not put there: {', '.join(foreign[:5])}"
+    )
+    raise ConflictError(
+        f"{what}.", "Choose another target, or put the result in their place with --replace."
+    )
