@@ -208,7 +208,7 @@ def _environment() -> SandboxedEnvironment:
         finalize=_finalize,
     )
     environment.filters.update(_FILTERS)
-    environment.tests["python_file"] = lambda path: path.endswith(".py")
+    environment.tests["python_file"] = lambda path: path.lower().endswith(".py")
     environment.tests["fp8"] = lambda words: words.startswith("FP8")
     return environment
 

@@ -258,6 +258,10 @@ class Target(Protocol):
         """
         ...
 
+    def doubt(self, nbytes: int) -> str:
+        """What may stop a publish of so many bytes late, and nobody knows for certain; or empty."""
+        ...
+
     def check_card(self, card: str) -> None:
         """Refuse a card that publishing would refuse.
 

@@ -48,6 +48,11 @@ class FolderTarget:
             if journal.parent.name != plan_id:
                 FolderStaging(self._folder, journal.parent.name).take_back()
 
+    def doubt(self, nbytes: int) -> str:
+        """None: the disk's room is known."""
+        del nbytes
+        return ""
+
     def check_card(self, card: str) -> None:
         """A folder takes any card."""
 

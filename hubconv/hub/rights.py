@@ -5,6 +5,8 @@ from typing import Any, Final
 
 WRITE_REPOS: Final = "repo.write"
 FINE_GRAINED: Final = "fineGrained"
+FREE_PRIVATE_BYTES: Final = 100 * 10**9
+"""Private storage of an account without a subscription, as the Hub's pages give it."""
 
 
 def why_not_create(user: Mapping[str, Any], namespace: str) -> str:
@@ -36,3 +38,22 @@ def _written(scopes: Mapping[str, Any]) -> set[str]:
         for scope in scopes.get("scoped") or ()
         if WRITE_REPOS in (scope.get("permissions") or ())
     }
+
+
+def doubt_of_room(user: Mapping[str, Any], repo: str, nbytes: int) -> str:
+    """A warning where an account without a subscription is to hold much in private; else empty.
+
+    Args:
+        user: The Hub's answer to `whoami`.
+        repo: `org/name`; of an organisation's room nothing is known.
+        nbytes: What it is to hold.
+    """
+    own = repo.partition("/")[0] == user.get("name")
+    if not own or user.get("isPro") is not False or nbytes <= FREE_PRIVATE_BYTES:
+        return ""
+    return (
+        f"{repo} is private, at least until it is published, and will hold {nbytes / 1e9:.0f} GB; "
+        f"the Hub gives an account without a subscription about {FREE_PRIVATE_BYTES / 1e9:.0f} GB "
+        "of private storage. If it refuses shards, make room, or for a public result make the "
+        "repository public by hand first."
+    )

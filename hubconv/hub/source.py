@@ -252,7 +252,8 @@ class HubSource:
         except (RevisionNotFoundError, RepositoryNotFoundError) as error:
             raise ConflictError(
                 f"The commit {self._commit} of {self._repo} no longer exists: its history was "
-                "rewritten, or the repository was removed or hidden, after this run had begun.",
+                "rewritten, or the repository was removed or hidden from this account, after this "
+                "run had begun.",
                 "Nothing was published and finished shards are kept. Run the same command again to "
                 "convert what the repository holds now.",
             ) from error

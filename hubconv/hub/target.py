@@ -15,7 +15,7 @@ from hubconv.hub.compat import validate_card
 from hubconv.hub.journals import Journals, Place, read_note
 from hubconv.hub.privacy import PRIVATE, Guard
 from hubconv.hub.publisher import Publisher
-from hubconv.hub.rights import why_not_create
+from hubconv.hub.rights import doubt_of_room, why_not_create
 from hubconv.hub.source import HubSource
 from hubconv.hub.staging import HubStaging
 from hubconv.journal import NO_NOTE, Note
@@ -65,6 +65,7 @@ class HubTarget:
         self._at_once = at_once
         self._journals = Journals(client, repo)
         self._make_private = bool(options.private)
+        self._user: Mapping[str, Any] = {}
         # Until `check` is told what the source is, nothing may be shown.
         self._guard = Guard(repo)
         self._there = False
@@ -139,7 +140,7 @@ class HubTarget:
             NotAllowedError: No login, no right to write, or private content would become public.
         """
         api = self._client.api
-        user = self._client.call("Asking the Hub who you are", api.whoami)
+        user = self._user = self._client.call("Asking the Hub who you are", api.whoami)
         asked = self._options.private
         self._make_private = bool(restricted) if asked is None else asked
         self._guard = Guard(self._repo, "" if self._options.allow_public else restricted)
@@ -168,6 +169,14 @@ class HubTarget:
                 "Use a write token of an account or organisation that owns the name, or create the "
                 "repository once by hand.",
             )
+
+    def doubt(self, nbytes: int) -> str:
+        """Whether a private repository of so many bytes may be more than the account has room for.
+
+        A new repository is private until it is published, whatever it is to become.
+        """
+        hidden = not self._exists() or self._main().restricted == PRIVATE
+        return doubt_of_room(self._user, self._repo, nbytes) if hidden else ""
 
     def check_card(self, card: str) -> None:
         """Have the Hub read the card's front matter before the work depends on it.

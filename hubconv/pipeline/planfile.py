@@ -13,6 +13,7 @@ from hubconv.errors import ConflictError, UsageError
 from hubconv.files import FileSink
 from hubconv.formats.layouts.base import Activations
 from hubconv.formats.nvfp4 import Scales
+from hubconv.steps.copies import Code
 from hubconv.steps.decide import Mtp, Recipe
 from hubconv.steps.plan import Plan
 from hubconv.version import __version__
@@ -24,6 +25,7 @@ _CHOICES: Final = {
     "activations": ("", *get_args(Activations)),
     "scales": get_args(Scales),
     "mtp": get_args(Mtp),
+    "code": get_args(Code),
 }
 
 

@@ -120,7 +120,8 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
         planned = make_plan(source, request.recipe, __version__)
         if request.expected is not None:
             request.expected.hold_against(planned)
-        for warning in (*planned.warnings, *source_card(source).notes):
+        doubt = target.doubt(planned.target_bytes)
+        for warning in (*planned.warnings, *source_card(source).notes, *filter(None, [doubt])):
             told.warn(warning)
         published = target.published(planned.plan_id)
         if published is None:

@@ -163,6 +163,16 @@ def test_the_text_of_a_source_is_still_there_to_be_read(said):
     assert all(word in shown for word in words)
 
 
+@pytest.mark.parametrize(
+    ("path", "warned"), [("x.py", True), ("inference/X.PY", True), ("x.json", False)]
+)
+def test_code_in_any_spelling_is_pointed_out(path, warned):
+    report = moe_in_compressed_tensors()
+    report["copies"] = [{"path": path, "size": 1, "sha256": "00"}]
+    text = render_card(replace(FACTS, report=report))
+    assert ("hubconv has not run or reviewed it" in text) is warned
+
+
 def test_a_path_of_the_source_makes_no_link():
     report = moe_in_compressed_tensors()
     report["copies"] = [{"path": "](https://evil.example)[x.md", "size": 1, "sha256": "00"}]

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from profiles.walks import copy_of, planned
 
@@ -206,6 +206,10 @@ LISTED = (
     st.dictionaries(st.one_of(st.sampled_from("abcd"), st.text(max_size=8)), names, max_size=2),
     st.sets(st.sampled_from(LISTED)),
 )
+@example({"a": "../a.safetensors"}, set(LISTED))
+@example({"a": "b/../a.safetensors", "b": "a.safetensors"}, set(LISTED))
+@example({"a": "/a.safetensors"}, set(LISTED))
+@example({"a": "x.bin"}, set(LISTED))
 def test_no_index_leads_out_of_the_pinned_tree(weight_map, listed):
     try:
         found = parse_index(json.dumps({"weight_map": weight_map}).encode(), listed)

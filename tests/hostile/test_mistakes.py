@@ -5,7 +5,7 @@ import os
 import pytest
 
 from hubconv.errors import HubconvError, NotAllowedError, SourceError, UsageError
-from hubconv.hub.rights import why_not_create
+from hubconv.hub.rights import doubt_of_room, why_not_create
 from hubconv.opening import open_source, refuse_same
 
 BF16 = "llama_bf16"
@@ -203,6 +203,34 @@ def test_a_client_is_never_packed_up_with_its_token(studio):
 
 
 # ── room ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("user", "nbytes", "warned"),
+    [
+        ({"name": "demo", "isPro": False}, 900 * 10**9, True),
+        ({"name": "demo", "isPro": False}, 90 * 10**9, False),
+        ({"name": "demo", "isPro": True}, 900 * 10**9, False),
+        ({"name": "demo"}, 900 * 10**9, False),
+        ({"name": "other", "isPro": False}, 900 * 10**9, False),
+        ({}, 900 * 10**9, False),
+    ],
+)
+def test_a_private_result_larger_than_a_free_account_is_doubted(user, nbytes, warned):
+    assert ("900 GB" in doubt_of_room(user, "demo/x", nbytes)) is warned
+
+
+@pytest.mark.parametrize(("there", "warned"), [("", True), ("private", True), ("public", False)])
+def test_the_doubt_is_told_before_the_work(studio, monkeypatch, there, warned):
+    from hubconv.progress import SilentProgress
+
+    monkeypatch.setattr("hubconv.hub.rights.FREE_PRIVATE_BYTES", 1000)
+    source, target, told = studio.source(BF16), studio.name(), []
+    if there:
+        studio.api.create_repo(target, private=there == "private")
+    monkeypatch.setattr(SilentProgress, "warn", lambda _, text: told.append(text))
+    studio.convert(source, target)
+    assert any("private storage" in text for text in told) is warned
 
 
 def test_a_hub_without_room_is_quoted_and_what_is_staged_is_kept(studio, monkeypatch):

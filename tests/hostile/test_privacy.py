@@ -140,9 +140,9 @@ def test_a_target_that_somebody_makes_public_before_we_make_it_gets_nothing(
 
     target, stage = studio.name(), HubTarget.stage
 
-    def overtaken(self, plan_id):
+    def overtaken(self, *arguments):
         studio.api.create_repo(target, private=False)
-        return stage(self, plan_id)
+        return stage(self, *arguments)
 
     monkeypatch.setattr(HubTarget, "stage", overtaken)
     with pytest.raises(NotAllowedError, match="has become public"):

@@ -131,6 +131,8 @@ OPERATOR = {
     ),
     "O7 a gate not yet passed": ("cli/test_errors.py::test_a_gated_source_is_refused",),
     "O8 no room on the Hub": (
+        "hostile/test_mistakes.py::test_a_private_result_larger_than_a_free_account_is_doubted",
+        "hostile/test_mistakes.py::test_the_doubt_is_told_before_the_work",
         "hostile/test_mistakes.py::test_a_hub_without_room_is_quoted_and_what_is_staged_is_kept",
     ),
 }
