@@ -3,6 +3,7 @@
 source → plan → (nothing to do?) → units → verify staging → publish → compare main → tidy up
 """
 
+import json
 import os
 import platform
 import shutil
@@ -14,10 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
-from hubconv.ends import Published, Source, Staging, Target, UnitRecord
+from hubconv.ends import MANIFEST, Published, Source, Staging, Target, UnitRecord
 from hubconv.engines import Stop, run_units
 from hubconv.errors import ConflictError, IntegrityError, ResourceError, UsageError
 from hubconv.folder import FolderTarget
+from hubconv.manifest import compare_tree, read_manifest
 from hubconv.opening import Scratch, caches_in, open_source, parse_target, refuse_same
 from hubconv.progress import Progress, SilentProgress
 from hubconv.steps.decide import Recipe
@@ -204,7 +206,7 @@ class _Run:
         self.stop.at_once()
         self.progress.phase("Publishing")
         published = staging.publish(release)
-        self._compare(published, release.files)
+        compare_published(self.target, published, release.files)
         staging.discard()
         return Outcome(
             "published", self.plan, published, report, len(made), len(found),
@@ -267,16 +269,33 @@ class _Run:
             )
         return need if folder.stat().st_dev == self.scratch.stat().st_dev else 0
 
-    def _compare(self, published: Published, files: Mapping[str, bytes]) -> None:
-        view = self.target.view(
-            f"refs/pr/{published.pull_request}" if published.pull_request else published.commit
-        )
+
+def compare_published(target: Target, published: Published, files: Mapping[str, bytes]) -> None:
+    """Hold what a publish shows against its manifest.
+
+    Args:
+        target: Where it was published.
+        published: The publish: ours, or that of another run of the same plan that was first.
+        files: The small files that this run wanted to show.
+
+    Raises:
+        IntegrityError: Something is missing or another.
+    """
+    view = target.view(
+        f"refs/pr/{published.pull_request}" if published.pull_request else published.commit
+    )
+    shown = read_manifest(view)
+    mine = json.loads(files[MANIFEST])
+    if shown is not None and shown != mine and shown.get("plan_id") == mine["plan_id"]:
+        # Made on another machine: its figures and versions are its own.
+        wrong = compare_tree(view, shown)
+    else:
         wrong = verify_tree(view, files)
-        if wrong:
-            raise IntegrityError(
-                f"{published.ref} does not show what was published: {'; '.join(wrong[:3])}.",
-                f"Look at {published.url}; the commit before it is the last good one.",
-            )
+    if wrong:
+        raise IntegrityError(
+            f"{published.ref} does not show what was published: {'; '.join(wrong[:3])}.",
+            f"Look at {published.url}; the commit before it is the last good one.",
+        )
 
 
 def open_target(

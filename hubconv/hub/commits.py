@@ -9,9 +9,11 @@ from huggingface_hub import (
     CommitOperationCopy,
     CommitOperationDelete,
 )
+from huggingface_hub.errors import HfHubHTTPError
 
 from hubconv.errors import ConflictError
 from hubconv.hub.client import HubClient
+from hubconv.hub.compat import NOT_FOUND, status_of
 
 TRAILER: Final = "hubconv-plan: "
 STAGED: Final = "Stage "
@@ -66,6 +68,18 @@ class Commits:
             parent_commit=parent,
             create_pr=create_pr,
         )
+
+    def delete_branch(self, branch: str) -> None:
+        """Delete a branch; that it is gone already is as good."""
+
+        def delete() -> None:
+            try:
+                self._client.api.delete_branch(self._repo, branch=branch)
+            except HfHubHTTPError as error:
+                if status_of(error) != NOT_FOUND:
+                    raise
+
+        self._client.call(f"Deleting {branch} of {self._repo}", delete)
 
     def published(self, revision: str, plan_id: str, since: str = "") -> str | None:
         """The commit of a branch that published a plan, if no other plan was published after it.

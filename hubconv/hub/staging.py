@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from huggingface_hub import CommitOperationAdd
-from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.errors import BadRequestError, RevisionNotFoundError
 
 from hubconv.ends import JOURNAL, Published, Release, Sink, Source, StagedFile, UnitRecord
-from hubconv.errors import HubconvError, TemporaryError
+from hubconv.errors import HubconvError, SourceError, TemporaryError
 from hubconv.hub.client import (
     MOVED,
     TRIES,
@@ -31,7 +31,6 @@ from hubconv.hub.client import (
 )
 from hubconv.hub.commits import TRAILER, Commits, branch_gone
 from hubconv.hub.compat import (
-    NOT_FOUND,
     addition,
     by_hash,
     speaks_xet,
@@ -40,6 +39,8 @@ from hubconv.hub.compat import (
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.source import HubSource
 from hubconv.hub.uploading.uploads import Uploads
+
+Seen = TypeVar("Seen")
 
 GROUP_UNITS: Final = 20
 GROUP_SECONDS: Final = 600.0
@@ -98,8 +99,10 @@ class HubStaging:
         self._last_commit = time.monotonic()
         self.published: Published | None = None
         self._open_branch()
-        self._xet = client.call(
-            f"Asking {repo} for upload", lambda: speaks_xet(client.api, repo, self._branch)
+        self._xet = self._looking(
+            lambda: client.call(
+                f"Asking {repo} for upload", lambda: speaks_xet(client.api, repo, self._branch)
+            )
         )
         self._uploads = Uploads(
             client,
@@ -139,7 +142,17 @@ class HubStaging:
         return found
 
     def _staging_view(self) -> HubSource:
-        return HubSource(self._client, self._repo, self._branch, self._work_dir / "slots")
+        place = self._work_dir / "slots"
+        return self._looking(lambda: HubSource(self._client, self._repo, self._branch, place))
+
+    def _looking(self, look: Callable[[], Seen]) -> Seen:
+        """Look at the staging branch; where it is gone, another run has ended the plan."""
+        try:
+            return look()
+        except SourceError as error:
+            if isinstance(error.__cause__, RevisionNotFoundError):
+                raise branch_gone(self._repo, self._branch) from error
+            raise
 
     def create(self, path: str) -> Sink:
         """A sink that brings a shard to the Hub; see `uploading`.
@@ -293,13 +306,5 @@ class HubStaging:
         """
         if self.published is not None:
             self._publisher.close(self._plan_id, self.published)
-
-        def delete() -> None:
-            try:
-                self._client.api.delete_branch(self._repo, branch=self._branch)
-            except HfHubHTTPError as error:
-                if status_of(error) != NOT_FOUND:
-                    raise
-
-        self._client.call(f"Deleting {self._branch} of {self._repo}", delete)
+        self._commits.delete_branch(self._branch)
         shutil.rmtree(self._work_dir, ignore_errors=True)

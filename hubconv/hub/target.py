@@ -9,8 +9,9 @@ from typing import Any
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hubconv.ends import FileEntry, Published, Source
-from hubconv.errors import IntegrityError, NotAllowedError, SourceError
+from hubconv.errors import ConflictError, IntegrityError, NotAllowedError, SourceError
 from hubconv.hub.client import HubClient
+from hubconv.hub.commits import Commits
 from hubconv.hub.compat import validate_card
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.source import HubSource
@@ -185,6 +186,7 @@ class HubTarget:
                 lambda: api.create_repo(self._repo, private=True, exist_ok=True),
             )
             self._there = True
+            self._refuse_filled()
         make_public = self._begins_public(plan_id, new=new)
         publisher = self._publisher(make_public=make_public, base=self._main().commit)
         staging = HubStaging(
@@ -193,6 +195,20 @@ class HubTarget:
         if new and make_public:
             staging.begin()
         return staging
+
+    def _refuse_filled(self) -> None:
+        """A repository that was not there when this run looked, and is not empty, is not ours.
+
+        Raises:
+            ConflictError: Another run of the plan, or somebody else, was faster.
+        """
+        filled = set(self._main().files()) - {".gitattributes"}
+        if filled:
+            raise ConflictError(
+                f"{self._repo} was made and filled while this run read the source: it holds "
+                f"{', '.join(sorted(filled)[:5])}.",
+                "Run the same command again: it looks at what is published first.",
+            )
 
     def _publisher(self, *, make_public: bool, base: str = "") -> Publisher:
         return Publisher(
@@ -239,15 +255,16 @@ class HubTarget:
             IntegrityError: The publish is not what its manifest says.
         """
         if branch_of(plan_id) not in self._staging_branches():
+            if self._options.create_pr:  # one more may have come late
+                self._publisher(make_public=False).close_twins(plan_id)
             return
         make_public = not self._make_private and self._note(plan_id).get("make_public") is True
         publisher = self._publisher(make_public=make_public)
         done = self.published(plan_id)
         if done is not None:
             self._check_published(done)
-            staging = HubStaging(self._client, self._repo, plan_id, self._work_dir, publisher)
-            staging.published = done
-            staging.discard()
+            publisher.close(plan_id, done)
+            Commits(self._client, self._repo).delete_branch(branch_of(plan_id))
 
     def _check_published(self, done: Published) -> None:
         """What the killed run had no time for: is the publish what its manifest says?"""
