@@ -9,9 +9,12 @@ import random
 
 import pytest
 
+from hubconv.errors import IntegrityError
 from hubconv.hub.commits import TRAILER, Commits
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.staging import HubStaging
+from hubconv.hub.target import HubTarget
+from hubconv.steps.verify import verify_tree
 from proof import world as worlds
 from proof.memory_hub import ERROR, KILL_ON_ITS_WAY, MAIN, SILENCE
 from proof.runners import end_alone, race
@@ -28,7 +31,7 @@ from proof.world import (
 )  # fmt: skip
 
 RACES = 150
-EVERY = 11
+EVERY = 17
 """Of the schedules of two faults one in so many is run by default; `-m slow` runs them all."""
 SHOWN = 3
 
@@ -213,6 +216,45 @@ def test_a_naive_retry_publishes_twice(monkeypatch):
 def test_races_find_a_publisher_that_names_no_parent(monkeypatch):
     without_parent(monkeypatch)
     assert broken(races("new", range(RACES))) != []
+
+
+def told_by_manifest_alone(monkeypatch):
+    """Takes another machine's figures for damage."""
+
+    def compare(target, published, files):
+        shown = f"refs/pr/{published.pull_request}" if published.pull_request else published.commit
+        if verify_tree(target.view(shown), files):
+            raise IntegrityError("the figures differ")
+
+    monkeypatch.setattr(worlds, "compare_published", compare)
+
+
+def without_a_second_look(monkeypatch):
+    monkeypatch.setattr(HubTarget, "_refuse_filled", lambda self: None)
+
+
+def blaming_the_revision(monkeypatch):
+    monkeypatch.setattr(HubStaging, "_looking", lambda self, look: look())
+
+
+def leaving_twins(monkeypatch):
+    monkeypatch.setattr(Publisher, "close_twins", lambda self, plan_id: None)
+
+
+RIVALS = {
+    told_by_manifest_alone: ("update", "IntegrityError"),
+    without_a_second_look: ("new", "2 publish commits"),
+    blaming_the_revision: ("update", "SourceError"),
+    leaving_twins: ("pull request", "2 publish commits"),
+}
+
+
+@pytest.mark.parametrize("mutant", RIVALS, ids=lambda mutant: mutant.__name__)
+def test_a_publisher_that_is_wrong_beside_another_is_found_out(mutant, monkeypatch):
+    mutant(monkeypatch)
+    kind, wanted = RIVALS[mutant]
+    told = [what for _, world in races(kind, range(RACES)) for what in world.violations]
+    assert any(wanted in what for what in told), told[:SHOWN]
 
 
 @pytest.mark.parametrize(
