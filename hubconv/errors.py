@@ -18,7 +18,8 @@
 A message says what, where, and what to do next; `saved` says what is not lost.
 """
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
 
 
 class HubconvError(Exception):
@@ -111,3 +112,50 @@ class StoppedError(HubconvError):
 
     exit_code = 10
     made: int = 0
+
+
+_DISK: Final = frozenset((
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EFBIG,
+    errno.ENXIO,
+    errno.ESTALE,
+))
+_PROCESS: Final = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+
+
+def of_this_machine(error: BaseException) -> ResourceError | None:
+    """What an error says of this machine's disk or memory; None where it is about another thing.
+
+    Args:
+        error: As the system or a library raised it.
+    """
+    if isinstance(error, MemoryError) or _no_thread(error):
+        return ResourceError(
+            f"This machine's memory does not suffice: {str(error) or type(error).__name__}.",
+            "Say --workers 1, end other programs, or take a machine with more of it; then run the "
+            "same command again: finished shards are kept.",
+        )
+    if not isinstance(error, OSError):
+        return None
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno in _DISK:
+        return ResourceError(
+            f"A disk of this machine failed{where}: {error.strerror}.",
+            "Make room or name another folder with --work-dir, then run the same command again: "
+            "finished shards are kept.",
+        )
+    if error.errno in _PROCESS:
+        return ResourceError(
+            f"This machine gives the process no more{where}: {error.strerror}.",
+            "Say --workers 1 or raise the limit (ulimit), then run the same command again: "
+            "finished shards are kept.",
+        )
+    return None
+
+
+def _no_thread(error: BaseException) -> bool:
+    """Whether the system had no memory for a thread: Python has no class of its own for that."""
+    return type(error) is RuntimeError and error.args == ("can't start new thread",)

@@ -10,7 +10,7 @@ import click
 
 from hubconv.cli.convert import convert
 from hubconv.cli.demo import demo
-from hubconv.cli.failure import report_bug, report_failure, report_usage
+from hubconv.cli.failure import report_failure, report_unforeseen, report_usage
 from hubconv.cli.hub import hub
 from hubconv.cli.plan import plan
 from hubconv.cli.slices import publish, work
@@ -78,5 +78,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("Interrupted. Finished shards are kept; run the same command again.", err=True)
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the last one to tell, without secrets in the text
-        sys.exit(report_bug(error, as_json=as_json))
+        sys.exit(report_unforeseen(error, as_json=as_json))
     sys.exit(code if isinstance(code, int) else 0)

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from hubconv.errors import HubconvError
+from hubconv.errors import HubconvError, of_this_machine
 from hubconv.progress import printable
 
 _SECRETS: Final = re.compile(
@@ -59,7 +59,16 @@ def report_usage(error: click.ClickException, *, as_json: bool) -> int:
     return error.exit_code
 
 
-def report_bug(error: Exception, *, as_json: bool) -> int:
+def report_unforeseen(error: Exception, *, as_json: bool) -> int:
+    """Tell of what no step explained: of this machine's disk or memory, or a fault of ours."""
+    local = of_this_machine(error)
+    if local is None:
+        return _report_bug(error, as_json=as_json)
+    local.__cause__ = error
+    return report_failure(local, as_json=as_json)
+
+
+def _report_bug(error: Exception, *, as_json: bool) -> int:
     """Tell of what nobody foresaw, with the place where it happened, and give its exit code."""
     what = f"hubconv failed in a way it does not know: {type(error).__name__}: {error}"
     next_step = "Finished shards are kept. Please report this with the lines above."

@@ -2,10 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import Future
+from contextlib import aclosing
 from pathlib import Path
 
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
 
 from hubconv.embedded.blobs import BLOCK_BYTES
 from hubconv.embedded.refusals import Refusal
@@ -35,7 +38,7 @@ def wanted_range(header: str | None, size: int) -> tuple[int, int] | None:
     return first, end
 
 
-def file_blocks(path: Path, first: int, end: int) -> Iterator[bytes]:
+def file_blocks(path: Path, first: int, end: int) -> Generator[bytes]:
     """The bytes `first` to `end` (exclusive) of a file in blocks."""
     with path.open("rb") as file:
         file.seek(first)
@@ -68,13 +71,13 @@ def body_answer(
     status = 206 if wanted is not None else 200
     if call.method == "HEAD":
         return Response(None, status, headers)
-    return StreamingResponse(_on_threads(call, blocks, first, end), status, headers)
+    return _BlockAnswer(_on_threads(call, blocks, first, end), status, headers)
 
 
 class BlockSource:
     """Where blocks come from; a subclass opens them."""
 
-    def open(self, first: int, end: int) -> Iterator[bytes]:
+    def open(self, first: int, end: int) -> Generator[bytes]:
         """The bytes `first` to `end` (exclusive), in blocks."""
         raise NotImplementedError
 
@@ -85,22 +88,43 @@ class FileSource(BlockSource):
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def open(self, first: int, end: int) -> Iterator[bytes]:
+    def open(self, first: int, end: int) -> Generator[bytes]:
         """The bytes `first` to `end` (exclusive), in blocks."""
         return file_blocks(self._path, first, end)
 
 
+class _BlockAnswer(StreamingResponse):
+    """An answer that ends its blocks with itself, also where the client has hung up.
+
+    Left alone they would end when garbage is collected, with their file open until then.
+    """
+
+    def __init__(
+        self, blocks: AsyncGenerator[bytes], status_code: int, headers: dict[str, str]
+    ) -> None:
+        super().__init__(blocks, status_code, headers)
+        self._blocks = blocks
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the blocks, then let go of what they come from."""
+        async with aclosing(self._blocks):
+            await super().stream_response(send)
+
+
 async def _on_threads(
     call: Call, source: BlockSource, first: int, end: int
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Read on other threads, one block at a time, only as fast as the client takes them."""
-    loop = asyncio.get_running_loop()
-    pool = call.state.unpackers
-    blocks = await loop.run_in_executor(pool, source.open, first, end)
+    blocks = source.open(first, end)
+    reading: Future[bytes | None] = Future()
+    reading.cancel()  # as good as done: nothing is read as yet
     try:
-        while (block := await loop.run_in_executor(pool, next, blocks, None)) is not None:
+        while True:
+            reading = call.state.unpackers.submit(next, blocks, None)
+            block = await asyncio.wrap_future(reading)
+            if block is None:
+                return
             yield block
     finally:
-        close = getattr(blocks, "close", None)
-        if close is not None:
-            pool.submit(close)
+        # A read that is going on cannot be closed under: whoever ends it closes.
+        reading.add_done_callback(lambda _: blocks.close())

@@ -1,7 +1,7 @@
 """Reading a xet file inside the Hub, for those who ask for it by plain HTTP."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from hubconv.embedded.app import INTERNAL_HEADER
@@ -29,7 +29,7 @@ class XetSource(BlockSource):
         self._hash = file_hash
         self._size = size
 
-    def open(self, first: int, end: int) -> Iterator[bytes]:
+    def open(self, first: int, end: int) -> Generator[bytes]:
         """The bytes `first` to `end` (exclusive), in blocks."""
         import hf_xet
 

@@ -27,7 +27,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hubconv.errors import ConflictError, HubconvError, NotAllowedError, SourceError, TemporaryError
+from hubconv.errors import (
+    ConflictError,
+    HubconvError,
+    NotAllowedError,
+    SourceError,
+    TemporaryError,
+    of_this_machine,
+)
 from hubconv.hub.compat import httpx, limit_waiting, parse_ratelimit_headers, status_of
 from hubconv.hub.waiting import AtOnce, never, resting
 
@@ -188,6 +195,9 @@ def _explain_status(error: BaseException, what: str) -> HubconvError:
         )
     if is_passing(error):
         return TemporaryError(f"{what}: {_brief(error)}.", "Run the same command again later.")
+    local = of_this_machine(error)
+    if local is not None:
+        return local
     return HubconvError(f"{what} failed: {_brief(error)}.")
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from huggingface_hub import (
@@ -75,6 +76,8 @@ class Publisher:
         """
         api = self.client.api
         self.client.call(f"Looking who may see {self.repo}", self.commits.check_privacy)
+        if self.create_pr:
+            self.close_twins(plan_id)
         if self.public_after and not done.pull_request:
             self.client.call(
                 f"Making {self.repo} public",
@@ -110,7 +113,9 @@ class Publisher:
                 if found is not None:
                     return found
             else:
-                return self._published(done)
+                # Of two pull requests the first counts, for every run that looks.
+                twin = self.found(release.plan_id) if self.create_pr else None
+                return twin or self._published(done)
             finally:
                 for operation in operations:
                     if isinstance(operation, CommitOperationAdd):
@@ -124,10 +129,13 @@ class Publisher:
         if not is_passing(error) and status_of(error) != MOVED:
             raise explain(error, what) from error
         self.client.wait(pause(error, attempt))
+        # The head before the log: a commit that arrives between the two is then not taken for
+        # somebody else's.
+        head = self.commits.head(MAIN)
         found = self._made(plan_id)
         if found is not None:
             return found
-        if self.commits.head(MAIN) != self.base:
+        if head != self.base:
             raise ConflictError(
                 f"Main of {self.repo} received another commit while this run worked.",
                 "Nothing was published and every shard is kept: look at that commit, then run the "
@@ -146,21 +154,42 @@ class Publisher:
         if not self.create_pr:
             commit = self.commits.published(MAIN, plan_id, since)
             return Published(self.repo, commit, self._url()) if commit else None
+        return next(iter(self._pull_requests(plan_id)), None)
+
+    def _pull_requests(self, plan_id: str) -> list[Published]:
+        """Open pull requests that show a plan, the first one first."""
         api = self.client.api
-        for request in self.client.call(
+        requests = self.client.call(
             f"Listing pull requests of {self.repo}",
             lambda: list(
                 api.get_repo_discussions(
                     self.repo, discussion_type="pull_request", discussion_status="open"
                 )
             ),
-        ):
-            if request.title.startswith(STAGED):
-                continue  # a journal: below its shards lies main, as it was
-            commit = self.commits.published(f"refs/pr/{request.num}", plan_id)
-            if commit:
-                return Published(self.repo, commit, request.url, request.num)
-        return None
+        )
+        told = [
+            Published(self.repo, commit, request.url, request.num)
+            for request in requests
+            # A journal is no publish: below its shards lies main, as it was.
+            if not request.title.startswith(STAGED)
+            and (commit := self.commits.published(f"refs/pr/{request.num}", plan_id))
+        ]
+        return sorted(told, key=lambda each: each.pull_request)
+
+    def close_twins(self, plan_id: str) -> None:
+        """Close pull requests that show what an earlier one shows already.
+
+        No parent can be named for a new pull request: a request that came late, or another run,
+        may have opened one more.
+        """
+        for twin in self._pull_requests(plan_id)[1:]:
+            self.client.call(
+                f"Closing pull request {twin.pull_request} of {self.repo}",
+                partial(self._close_pull_request, twin.pull_request),
+            )
+
+    def _close_pull_request(self, number: int) -> None:
+        self.client.api.change_discussion_status(self.repo, number, "closed")
 
     def _published(self, commit: CommitInfo) -> Published:
         if commit.pr_num:

@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import BadRequestError, RevisionNotFoundError
 
 from hubconv.ends import Published, Release, Sink, Source, StagedFile
-from hubconv.errors import HubconvError, TemporaryError
+from hubconv.errors import HubconvError, SourceError, TemporaryError
 from hubconv.hub.client import (
     MOVED,
     TRIES,
@@ -40,6 +40,8 @@ from hubconv.hub.source import HubSource
 from hubconv.hub.uploading.uploads import Uploads
 from hubconv.journal import NO_NOTE, Note
 from hubconv.records import UnitRecord
+
+Seen = TypeVar("Seen")
 
 GROUP_UNITS: Final = 20
 GROUP_SECONDS: Final = 600.0
@@ -97,8 +99,10 @@ class HubStaging:
         self._pending: list[UnitRecord] = []
         self._last_commit = time.monotonic()
         self.published: Published | None = None
-        self._xet = client.call(
-            f"Asking {repo} for upload", lambda: speaks_xet(client.api, repo, self._branch)
+        self._xet = self._looking(
+            lambda: client.call(
+                f"Asking {repo} for upload", lambda: speaks_xet(client.api, repo, self._branch)
+            )
         )
         self._uploads = Uploads(
             client,
@@ -118,7 +122,18 @@ class HubStaging:
 
     def _staging_view(self) -> HubSource:
         slots = self._work_dir / "slots"
-        return HubSource(self._client, self._repo, self._branch, slots, at_once=self._at_once)
+        return self._looking(
+            lambda: HubSource(self._client, self._repo, self._branch, slots, at_once=self._at_once)
+        )
+
+    def _looking(self, look: Callable[[], Seen]) -> Seen:
+        """Look at the staging branch; where it is gone, another run has ended the plan."""
+        try:
+            return look()
+        except SourceError as error:
+            if isinstance(error.__cause__, RevisionNotFoundError):
+                raise branch_gone(self._repo, self._branch) from error
+            raise
 
     def create(self, path: str) -> Sink:
         """A sink that brings a shard to the Hub; see `uploading`.

@@ -9,7 +9,13 @@ from typing import Any
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hubconv.ends import FileEntry, Published, Source
-from hubconv.errors import IntegrityError, NotAllowedError, SourceError, UsageError
+from hubconv.errors import (
+    ConflictError,
+    IntegrityError,
+    NotAllowedError,
+    SourceError,
+    UsageError,
+)
 from hubconv.hub.client import HubClient
 from hubconv.hub.compat import validate_card
 from hubconv.hub.journals import Journals, Place, read_note
@@ -213,6 +219,7 @@ class HubTarget:
                 lambda: api.create_repo(self._repo, private=True, exist_ok=True),
             )
             self._there = True
+            self._refuse_filled()
         make_public = self._begins_public(plan_id, new=new)
         publisher = self._publisher(make_public=make_public, base=self._main().commit)
         staging = HubStaging(
@@ -222,6 +229,20 @@ class HubTarget:
         if new and make_public:
             staging.begin()
         return staging
+
+    def _refuse_filled(self) -> None:
+        """A repository that was not there when this run looked, and is not empty, is not ours.
+
+        Raises:
+            ConflictError: Another run of the plan, or somebody else, was faster.
+        """
+        filled = set(self._main().files()) - {".gitattributes"}
+        if filled:
+            raise ConflictError(
+                f"{self._repo} was made and filled while this run read the source: it holds "
+                f"{', '.join(sorted(filled)[:5])}.",
+                "Run the same command again: it looks at what is published first.",
+            )
 
     def _publisher(self, *, make_public: bool, base: str = "") -> Publisher:
         return Publisher(
@@ -261,6 +282,8 @@ class HubTarget:
         """
         place = self._journals.find(plan_id)
         if place is None:
+            if self._options.create_pr:  # one more may have come late
+                self._publisher(make_public=False).close_twins(plan_id)
             return
         hidden = self._make_private or bool(self._guard.restricted)
         make_public = not hidden and self._note(place).make_public
@@ -268,11 +291,8 @@ class HubTarget:
         done = self.published(plan_id)
         if done is not None:
             self._check_published(done)
-            staging = HubStaging(
-                self._client, self._repo, plan_id, self._work_dir, publisher, place=place
-            )
-            staging.published = done
-            staging.discard()
+            publisher.close(plan_id, done)
+            self._journals.remove(place)
 
     def _check_published(self, done: Published) -> None:
         """What the killed run had no time for: is the publish what its manifest says?"""

@@ -74,11 +74,6 @@ class Bench:
         return {name for name in ("xorb", "blob") if kinds.get(name)}
 
 
-# A transfer that is killed leaves the embedded Hub with a file half read, found when garbage is
-# collected: in whatever test that happens, and it says nothing about ours.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shard")

@@ -170,6 +170,28 @@ def test_main_that_moved_under_a_lost_answer_is_a_conflict(lfs_studio, monkeypat
     assert len(studio.staging(target)) == 1
 
 
+def test_of_two_pull_requests_of_a_plan_the_later_is_closed(lfs_studio):
+    from huggingface_hub import CommitOperationAdd
+
+    studio, source, target = lfs_studio, lfs_studio.source(BF16), lfs_studio.name()
+    studio.api.create_repo(target)
+    first = studio.convert(source, target, create_pr=True)
+    # A request that was given up, and came late.
+    shown = studio.log(target, f"refs/pr/{first.published.pull_request}")[0]
+    late = studio.api.create_commit(
+        target,
+        [CommitOperationAdd("late.txt", b"late")],
+        commit_message=shown.title,
+        commit_description=shown.message,
+        create_pr=True,
+    )
+    again = studio.convert(source, target, create_pr=True)
+    assert again.status == "up-to-date"
+    assert again.published == first.published
+    states = {each.num: each.status for each in studio.api.get_repo_discussions(target)}
+    assert states == {first.published.pull_request: "open", int(late.pr_num): "closed"}
+
+
 @pytest.mark.parametrize("where", [STAGING, MAIN], ids=["staging", "main"])
 def test_a_busy_hub_is_left_alone_for_as_long_as_it_asks(lfs_studio, where):
     studio = lfs_studio
