@@ -273,9 +273,20 @@ class MemoryApi:
         def work():
             there = self._hub.repo(repo)
             sha = there.resolve(revision or MAIN).id
-            return SimpleNamespace(id=repo, sha=sha, private=there.private, gated=False)
+            return SimpleNamespace(
+                id=repo, sha=sha, private=there.private, gated=False, created_at=None
+            )
 
         return self._call("repo_info", work)
+
+    model_info = repo_info
+
+    def get_paths_info(self, repo, paths, *, revision):
+        def work():
+            tree = self._hub.repo(repo).resolve(revision).tree
+            return [tree[path].listed(path) for path in paths if path in tree]
+
+        return self._call("get_paths_info", work)
 
     def list_repo_tree(self, repo, *, recursive, revision, repo_type):
         def work():
@@ -304,7 +315,12 @@ class MemoryApi:
     def get_repo_discussions(self, repo, *, discussion_type, discussion_status):
         def work():
             return [
-                SimpleNamespace(num=num, url=f"{self.endpoint}/{repo}/discussions/{num}")
+                SimpleNamespace(
+                    num=num,
+                    url=f"{self.endpoint}/{repo}/discussions/{num}",
+                    title="NVFP4",
+                    author="demo",
+                )
                 for num, status in sorted(self._hub.repo(repo).pulls.items(), reverse=True)
                 if status == discussion_status
             ]

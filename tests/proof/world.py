@@ -14,11 +14,11 @@ from pathlib import Path
 
 from hubconv.ends import Release, StagedFile, UnitRecord
 from hubconv.errors import HubconvError, IntegrityError
-from hubconv.hub import source, staging
+from hubconv.hub import journals, source, staging
 from hubconv.hub.client import HubClient
 from hubconv.hub.commits import TRAILER
 from hubconv.hub.target import HubTarget, TargetOptions
-from hubconv.pipeline import compare_published
+from hubconv.pipeline.releasing import compare_published
 from proof.memory_hub import AT_READS, AT_WRITES, MAIN, Entry, Killed, MemoryApi, MemoryHub
 
 REPO = "demo/target"
@@ -118,7 +118,7 @@ class World:
         ]  # fmt: skip
         if unknown:
             self.violations.append(f"staging names bytes that the Hub has not: {unknown}")
-        note = new.tree.get(staging.note_path(PLAN))
+        note = new.tree.get(journals.note_path(PLAN))
         self._becomes_public |= bool(note and json.loads(note.content)["make_public"])
 
     def _watch_shown(self, repo, ref, new):
@@ -354,7 +354,7 @@ def patch(monkeypatch):
     monkeypatch.setattr(source.HubSource, "_fetched", read)
     monkeypatch.setattr(staging, "speaks_xet", lambda api, repo, at: api.speaks_xet(repo, at))
     monkeypatch.setattr(staging, "Uploads", _Uploads)
-    monkeypatch.setattr(staging, "ThreadPoolExecutor", _InTurn)
+    monkeypatch.setattr(journals, "ThreadPoolExecutor", _InTurn)
     monkeypatch.setattr(staging, "GROUP_UNITS", 1)
 
 
