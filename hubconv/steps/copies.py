@@ -26,7 +26,8 @@ COPIED: Final = re.compile(
 NEVER_COPIED: Final = re.compile(
     r"\.(safetensors|bin|pt|pth|ckpt|pkl|npy|npz|joblib|h5|gguf|onnx|msgpack)$"
     r"|\.index\.json$|^(README\.md|config\.json|hf_quant_config\.json|hubconv\.json|SHA256SUMS)$"
-    r"|^(original|metal|consolidated)|^\.|/\.",
+    # params.json describes the weights of Mistral's own format, which stay behind.
+    r"|^(original|metal|consolidated|params\.json$)|^\.|/\.",
     re.IGNORECASE,
 )
 """Weights in any form, what is written anew, and hidden files."""

@@ -32,9 +32,9 @@ ZYGOTE = Path(__file__).parent / "zygote.py"
 TELLING = ("README.md", "hubconv.json")
 COUNTS = [
     pytest.param((5, 10), id="some"),
-    pytest.param(range(1, LANDMARKS), id="each", marks=pytest.mark.slow),
+    pytest.param(range(1, LANDMARKS), id="each", marks=pytest.mark.thorough),
 ]
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(1, 6))]
 
 
 @dataclass

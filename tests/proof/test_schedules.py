@@ -30,9 +30,9 @@ from proof.world import (
     schedules_of_two,
 )  # fmt: skip
 
-RACES = 150
-EVERY = 17
-"""Of the schedules of two faults one in so many is run by default; `-m slow` runs them all."""
+RACES = 100
+EVERY = 29
+"""Of the schedules of two faults one in so many is run by default; `-m thorough` runs them all."""
 SHOWN = 3
 
 
@@ -85,7 +85,7 @@ def test_every_schedule_of_one_fault(kind):
     assert broken(schedules_of_one(kind)) == []
 
 
-@pytest.mark.parametrize("every", [EVERY, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [EVERY, pytest.param(1, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_schedule_of_two_faults(kind, every):
     assert broken(schedules_of_two(kind, every)) == []
@@ -200,7 +200,7 @@ def test_a_naive_retry_publishes_twice(monkeypatch):
             try:
                 operations = _operations(release, staging_commit, add)
                 message = f"{release.title}\n\n{TRAILER}{release.plan_id}"
-                commits = Commits(self.client, self.repo)
+                commits = self.commits
                 done = commits.commit(operations, message, MAIN, None)
                 return self._published(done)
             except Exception as error:
