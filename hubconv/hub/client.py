@@ -36,7 +36,7 @@ from hubconv.errors import (
     of_this_machine,
 )
 from hubconv.hub.compat import httpx, limit_waiting, parse_ratelimit_headers, status_of
-from hubconv.hub.waiting import AtOnce, never, resting
+from hubconv.hub.waiting import AtOnce, never, resting, watched
 
 Result = TypeVar("Result")
 
@@ -55,10 +55,12 @@ class HubClient:
     Attributes:
         api: The client of huggingface_hub.
         wait: Called with seconds between tries; tests make it short.
+        at_once: Asked while an answer is waited for; raises where the run must end now.
     """
 
     api: HfApi
     wait: Callable[[float], None] = time.sleep
+    at_once: AtOnce = never
 
     def __reduce__(self) -> NoReturn:
         """A client holds a token: it goes into no file and to no other process.
@@ -80,7 +82,7 @@ class HubClient:
         """
         for attempt in range(1, TRIES + 1):
             try:
-                return function()
+                return watched(function, self.at_once)
             except Exception as error:
                 if isinstance(error, HubconvError) and not is_passing(error):
                     raise  # told already, by a call within
@@ -102,12 +104,13 @@ def open_client(version: str, token_variable: str = "", at_once: AtOnce = never)
         version: hubconv's version, for the user agent.
         token_variable: Environment variable with a token of its own for this end; where it is
             unset the client finds the token the way `hf` does.
-        at_once: Asked in every pause between tries; raises where the run must end now.
+        at_once: Asked in every pause between tries, and while an answer is waited for; raises
+            where the run must end now.
     """
     token = os.environ.get(token_variable) if token_variable else None
     limit_waiting()
     api = HfApi(token=token, library_name="hubconv", library_version=version)
-    return HubClient(api, resting(at_once))
+    return HubClient(api, resting(at_once), at_once)
 
 
 def is_passing(error: BaseException) -> bool:

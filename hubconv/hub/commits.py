@@ -13,6 +13,7 @@ from huggingface_hub import (
 from hubconv.errors import ConflictError
 from hubconv.hub.client import HubClient
 from hubconv.hub.privacy import Guard
+from hubconv.hub.waiting import watched
 
 TRAILER: Final = "hubconv-plan: "
 STAGED: Final = "Stage "
@@ -68,17 +69,21 @@ class Commits:
         Raises:
             NotAllowedError: The repository has become public, and the source is not.
         """
-        self.check_privacy()
         title, _, description = message.partition("\n\n")
-        return self._client.api.create_commit(
-            self._repo,
-            list(operations),
-            commit_message=title,
-            commit_description=description,
-            revision=revision,
-            parent_commit=parent,
-            create_pr=create_pr,
-        )
+
+        def send() -> CommitInfo:
+            self.check_privacy()
+            return self._client.api.create_commit(
+                self._repo,
+                list(operations),
+                commit_message=title,
+                commit_description=description,
+                revision=revision,
+                parent_commit=parent,
+                create_pr=create_pr,
+            )
+
+        return watched(send, self._client.at_once)
 
     def check_privacy(self) -> None:
         """Make sure that what the source keeps to itself is not seen here.

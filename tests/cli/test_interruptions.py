@@ -285,3 +285,28 @@ def test_a_run_killed_between_upload_and_commit_makes_the_shard_again(studio):
     done = studio.convert(studio.source(V4), target)
     assert (done.units_found, done.units_made) == (0, SHARDS)
     assert main_holds(studio, target) == (SHARDS, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/whoami"),
+        ("POST", "/api/repos/create"),
+        ("POST", "/commit/hubconv"),
+        ("POST", "/commit/main"),
+    ],
+    ids=["whoami", "create", "staging commit", "publish"],
+)
+def test_a_signal_does_not_wait_for_a_silent_target(lfs_studio, method, path):
+    studio, target = lfs_studio, lfs_studio.name()
+    rule = studio.hub.faults.hang(method, path, 100)
+    with studio.start(studio.source(V4), target, *QUICK) as process:
+        wait_until(lambda: studio.hub.faults.struck(rule), process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=10)
+    studio.hub.faults.clear()
+    assert process.returncode == 143, out + err
+    if path.startswith("/commit/"):  # before that there is no repository yet
+        assert len(studio.publishes(target)) == 0
+    studio.convert(studio.source(V4), target)
+    assert len(studio.publishes(target)) == 1
