@@ -68,6 +68,7 @@ class Journal:
         nbytes: Their bytes.
         changed: When it received something last; None where that is not known.
         author: Who opened it, where that is told: a pull request's.
+        seconds: What the staged shards took, added up over all workers.
     """
 
     plan_id: str
@@ -77,6 +78,14 @@ class Journal:
     nbytes: int
     changed: datetime | None
     author: str = ""
+    seconds: float = 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """What the rest takes one worker at the rate so far; 0 where that cannot be told."""
+        if not (self.nbytes and self.note.nbytes and self.seconds):
+            return 0.0
+        return max(self.note.nbytes - self.nbytes, 0) * self.seconds / self.nbytes
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -90,6 +99,7 @@ class Journal:
             "shards_total": self.note.shards or None,
             "bytes_staged": self.nbytes,
             "bytes_total": self.note.nbytes or None,
+            "worker_seconds_left": round(self.seconds_left, 1) or None,
             "last_commit": self.changed.isoformat() if self.changed else None,
             "version": self.note.version or None,
             "resume": self.note.command or None,

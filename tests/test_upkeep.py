@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from hubconv import upkeep
+from hubconv.cli.upkeep import render_status
 from hubconv.errors import ConflictError, TemporaryError, UsageError
 from hubconv.journal import NO_NOTE, Note
 from hubconv.pipeline import PlanFile, Request, Slice, plan, work
@@ -53,6 +54,11 @@ def test_status_before_during_and_after_a_run(lfs_studio):
     assert journal.note.nbytes == made.target_bytes
     assert (plan_now.source, journal.note.commit) == ("unchanged", made.commit)
     assert plan_now.resume() == f"hubconv {source} {target}"
+    assert journal.seconds > 0
+    assert journal.seconds_left == pytest.approx(
+        journal.seconds * (made.target_bytes - journal.nbytes) / journal.nbytes
+    )
+    assert "of one worker's time" in render_status(upkeep.status(target), target)
     assert journal.changed is not None
     assert abs(journal.changed.timestamp() - time.time()) < 60
 

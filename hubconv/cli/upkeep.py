@@ -175,6 +175,9 @@ def _plan_lines(plan: "Unfinished", target: str) -> list[str]:
         lines.append(f"  source   {note.source}{at}{f' ({state})' if state else ''}")
     if journal.author:
         lines.append(f"  opened by {journal.author}")
+    if journal.seconds_left:
+        left = human_time(journal.seconds_left)
+        lines.append(f"  left     {left} of one worker's time, at the rate so far")
     if plan.resume():
         lines.append(f"  resume   {plan.resume()}")
     lines.append(f"  discard  {_discard(target, journal)}")

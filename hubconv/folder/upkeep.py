@@ -50,16 +50,17 @@ class FolderKeeper:
 
 
 def _read(bench: Path) -> Journal:
-    sizes = [record.size for record in _records(bench)]
+    records = list(_records(bench))
     times = [path.stat().st_mtime for path in (bench, *bench.rglob("*"))]
     note = bench / NOTE_NAME
     return Journal(
         bench.name,
         str(bench),
         Note.from_json(note.read_bytes()) if note.is_file() else NO_NOTE,
-        len(sizes),
-        sum(sizes),
+        len(records),
+        sum(record.size for record in records),
         datetime.fromtimestamp(max(times), UTC),
+        seconds=sum(record.seconds for record in records),
     )
 
 

@@ -93,7 +93,7 @@ class HubKeeper:
         nbytes = sum(record.size for record in records.values())
         return Journal(
             place.plan_id, place.revision, read_note(view, place.plan_id), len(records), nbytes,
-            self._changed(place), place.author,
+            self._changed(place), place.author, sum(each.seconds for each in records.values()),
         )  # fmt: skip
 
     def _changed(self, place: Place) -> datetime | None:
