@@ -57,7 +57,7 @@ def run(capfd, tmp_path, monkeypatch):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Somebody else fills the disk after it was found large enough."""
-    monkeypatch.setattr("hubconv.pipeline._Run._check_disk", lambda *_: None)
+    monkeypatch.setattr("hubconv.pipeline.making._check_disk", lambda *_: None)
 
 
 def is_told(said, *words):
@@ -271,7 +271,7 @@ def test_what_no_step_explains_is_told_as_a_matter_of_this_machine(
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("hubconv.pipeline.make_plan", fail)
+    monkeypatch.setattr("hubconv.pipeline.run.make_plan", fail)
     code, said = run(checkpoints(BF16), "./result")
     assert code == 8
     is_told(said, told)
