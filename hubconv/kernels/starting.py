@@ -1,15 +1,11 @@
 """A kernel that is opened while headers are read and the plan is made."""
 
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Final
 
 from hubconv.kernels import Kernel, choose, devices
-
-_LOG: Final = logging.getLogger(__name__)
 
 WORTH_WAKING_BYTES: Final = 1024 * 1024 * 1024
 """Two cores convert this much in about the time that a device takes to wake."""
@@ -46,8 +42,7 @@ class Starting:
             weight_bytes: Stored weights that will be converted; `auto` does not wake a device for
                 what the CPU will have done before.
         """
-        with suppress(Exception):  # told again, where the kernel is wanted
-            self._loading.exception()
+        self._loading.exception()  # waited for; what failed is told where the kernel is wanted
         if self._found == "cpu":
             return choose("cpu", workers)
         if self._waking is None and weight_bytes < WORTH_WAKING_BYTES:

@@ -1,7 +1,7 @@
 """The CPU works while the CUDA device wakes.
 
-Importing torch, opening the device and loading its kernels take seconds. Both give the same bytes,
-so the first windows need not wait for that.
+Opening the device and loading its kernels takes a second, compiling them many. Both give the same
+bytes, so the first windows need not wait for that.
 """
 
 from concurrent.futures import FIRST_COMPLETED, Future, wait

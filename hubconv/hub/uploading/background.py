@@ -12,7 +12,7 @@ from hubconv.ends import StagedFile
 from hubconv.errors import HubconvError, StoppedError
 from hubconv.files import FileSink
 from hubconv.hub.client import explain
-from hubconv.hub.uploading.process import LOOK_S, AtOnce
+from hubconv.hub.waiting import LOOK_S, AtOnce
 
 SHARDS_ON_DISK: Final = 2
 """One that is written and one that is sent: a third would only wait for the line."""

@@ -10,8 +10,9 @@ from hubconv.errors import IntegrityError
 from hubconv.hub.client import HubClient
 from hubconv.hub.compat import ask_lfs, complete_parts, lfs_addition, parts_of, send_by_lfs
 from hubconv.hub.uploading.parts_child import CONNECTIONS
-from hubconv.hub.uploading.process import STALL_S, AtOnce, Child
+from hubconv.hub.uploading.process import STALL_S, Child
 from hubconv.hub.uploading.sent import log_sent
+from hubconv.hub.waiting import AtOnce
 
 SLOWEST_BYTES_A_S: Final = 200_000
 """Parts report when they are whole: on a line slower than this they are taken for lost."""

@@ -10,7 +10,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +19,13 @@ from typing import Any, Final, Self
 from hubconv.errors import BrokenLineError
 from hubconv.files import disk_error
 from hubconv.hub.uploading.xet_child import LENGTH_BYTES
+from hubconv.hub.waiting import LOOK_S, AtOnce
 
 STALL_S: Final = 60.0
 """A child that takes no byte and gives no sign of life for so long is ended."""
 
-LOOK_S: Final = 0.25
 _END_S: Final = 5.0
 _WRITE_BYTES: Final = 1024 * 1024
-
-AtOnce = Callable[[], None]
-"""Asked in every wait; raises where the run must end now."""
 
 
 class Child:

@@ -11,8 +11,8 @@ from hubconv.errors import BrokenLineError
 from hubconv.hub.client import HubClient, pause
 from hubconv.hub.uploading.background import SHARDS_ON_DISK, Background
 from hubconv.hub.uploading.lfs import LfsLine
-from hubconv.hub.uploading.process import AtOnce
 from hubconv.hub.uploading.xet import XetLine, XetSink
+from hubconv.hub.waiting import AtOnce
 
 STREAMS: Final = 2
 """A shard is streamed so often; then it goes through a file, from which it can be sent again."""

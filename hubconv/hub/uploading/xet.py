@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from huggingface_hub.errors import RevisionNotFoundError
 
 from hubconv.ends import StagedFile
 from hubconv.errors import IntegrityError
 from hubconv.files import check_opens, disk_error
+from hubconv.formats.checkpoint import LENGTH_BYTES
 from hubconv.hub.client import HubClient
 from hubconv.hub.commits import branch_gone
 from hubconv.hub.compat import xet_connection
-from hubconv.hub.uploading.process import AtOnce, Child
+from hubconv.hub.uploading.process import Child
 from hubconv.hub.uploading.sent import log_sent
-
-_LENGTH_BYTES: Final = 8
+from hubconv.hub.waiting import AtOnce
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,9 @@ class XetSink:
     def _keep_head(self, view: memoryview) -> None:
         """Keep the shard's header for the library's own look at it: its length, then itself."""
         for _ in range(2):
-            wanted = _LENGTH_BYTES
+            wanted = LENGTH_BYTES
             if len(self._head) >= wanted:
-                wanted += int.from_bytes(self._head[:_LENGTH_BYTES], "little")
+                wanted += int.from_bytes(self._head[:LENGTH_BYTES], "little")
             taken = view[: max(0, wanted - len(self._head))]
             self._head += taken
             view = view[len(taken) :]

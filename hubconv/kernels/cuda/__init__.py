@@ -12,7 +12,6 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from hubconv.errors import IntegrityError as IntegrityError
 from hubconv.errors import ResourceError
 from hubconv.formats.nvfp4 import BLOCK, Encoded, Scales
 from hubconv.formats.stored import Bytes2D, Window
