@@ -2,7 +2,7 @@
 
 import fcntl
 import hashlib
-import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def test_a_file_that_is_swept_before_its_lock_is_made_again(tmp_path, monkeypatc
         real(file, operation)
         if operation == fcntl.LOCK_EX and not swept:
             swept.append(file.name)
-            os.unlink(file.name)
+            pathlib.Path(file.name).unlink()
 
     monkeypatch.setattr(fcntl, "flock", sweeping)
     with FileSink(tmp_path / "made", "made") as sink:
