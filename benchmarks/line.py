@@ -220,7 +220,8 @@ def main() -> None:
         rows = run_all(hub, options)
     print(
         f"{total / 1e9:.2f} GB FP8 repack, {options.mode}, line of {rate / 1e6:.0f} MB/s each way, "
-        f"latency {options.latency}, shards of {options.shard_mb:.0f} MB, {options.workers} workers, {os.cpu_count()} cores"
+        f"latency {options.latency}, shards of {options.shard_mb:.0f} MB, "
+        f"{options.workers} workers, {os.cpu_count()} cores"
     )
     show(rows, rate, bare_torch_bytes())
     shutil.rmtree(options.folder)
