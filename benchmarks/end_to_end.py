@@ -86,9 +86,10 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     source, target = folder / "source", folder / "target"
     hidden, width = (7168, 3072) if options.model == "pro" else (4096, 2048)
-    experts = max(8, int(options.gigabytes * 1e9 / (25 * 3 * hidden * width)))
+    layers = 24 if options.gigabytes > 20 else 2  # and one for multi-token prediction
+    experts = max(8, int(options.gigabytes * 1e9 / ((layers + 1) * 3 * hidden * width)))
     size = Size(
-        hidden=hidden, width=width, experts=experts, layers=24, vocabulary=4096,
+        hidden=hidden, width=width, experts=experts, layers=layers, vocabulary=4096,
         shards=max(4, int(options.gigabytes * 3)),
     )  # fmt: skip
     deepseek_v4.fp8_repack(source, size=size, fast=True)
