@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from hubconv.embedded.accounts import Accounts
 from hubconv.embedded.blobs import BlobStore
 from hubconv.embedded.catalog import Catalog
+from hubconv.embedded.publishers import Publishers
 from hubconv.embedded.refusals import Refusal
 from hubconv.embedded.xetstore import XetStore
 
@@ -35,6 +36,7 @@ class Knobs:
         part_bytes: Size of one part.
         xet_token_s: How long a xet token is good.
         link_s: How long a download link is good.
+        publisher_token_s: How long the token of a trusted publisher is good.
     """
 
     page_size: int = 1000
@@ -44,6 +46,7 @@ class Knobs:
     part_bytes: int = 16_000_000
     xet_token_s: int = 3600
     link_s: int = 3600
+    publisher_token_s: int = 3600
 
 
 @dataclass(slots=True)
@@ -62,6 +65,7 @@ class State:
     xet: XetStore
     catalog: Catalog
     secret: bytes
+    publishers: Publishers
     endpoint: str = ""
     cdn: str = ""
     inner_cdn: str = ""
@@ -132,6 +136,7 @@ def open_state(root: Path, mode: Mode, knobs: Knobs) -> State:
         xet=XetStore(root),
         catalog=Catalog(root, blobs),
         secret=_secret(root / "secret"),
+        publishers=Publishers(),
     )
 
 

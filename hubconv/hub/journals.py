@@ -28,6 +28,7 @@ they are published in one commit and this pull request is closed. Do not merge i
 
 `hubconv status {repo}` tells how far it is; `hubconv abort {repo}` discards it.
 """
+PUBLISHER_NAMES: Final = ("[OIDC]",)
 _THREADS: Final = 8
 
 
@@ -74,6 +75,7 @@ class Journals:
     def __init__(self, client: HubClient, repo: str) -> None:
         self._client = client
         self._repo = repo
+        self._opened: set[str] = set()
 
     def branches(self) -> list[Place]:
         """Staging branches, by plan."""
@@ -135,11 +137,22 @@ class Journals:
         places = [place for place in self.pulls() if place.plan_id == plan_id]
         if not places:
             return []
-        me = self._client.call("Asking the Hub who you are", self._client.api.whoami)["name"]
-        return [place for place in places if place.author == me]
+        names = self._own_names()
+        return [place for place in places if place.author in names]
+
+    def _own_names(self) -> set[str]:
+        """The names that pull requests of this account bear.
+
+        What a trusted publisher's job does is put down to one account of the Hub's own, whose name
+        no user can have; such a job need not be told its own name.
+        """
+        if self._client.identity is not None:
+            return {*PUBLISHER_NAMES, *self._opened}
+        me = self._client.call("Asking the Hub who you are", self._client.api.whoami)
+        return {str(me["name"])}
 
     def _open_pull(self, plan_id: str) -> Place:
-        self._client.call(
+        opened = self._client.call(
             f"Opening a pull request for staging on {self._repo}",
             lambda: self._client.api.create_pull_request(
                 self._repo,
@@ -147,6 +160,7 @@ class Journals:
                 description=_ABOUT.format(plan_id=plan_id, repo=self._repo),
             ),
         )
+        self._opened.add(opened.author)
         # Two runs may have opened one each, or one run two after a lost answer: the first counts.
         first, *others = self._own_pulls(plan_id)
         for other in others:
