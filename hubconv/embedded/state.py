@@ -98,9 +98,15 @@ class State:
         if int(query.get("expires", "0")) < time.time():
             raise Refusal(403, "This link has expired.")
 
-    def xet_token(self, key: str, scope: str) -> tuple[str, int]:
-        """A token for the xet store and the Unix second it expires at."""
-        expires = int(time.time()) + self.knobs.xet_token_s
+    def xet_token(self, key: str, scope: str, life_s: int = 0) -> tuple[str, int]:
+        """A token for the xet store and the Unix second it expires at.
+
+        Args:
+            key: Of the repository.
+            scope: `read` or `write`.
+            life_s: How long it is good; 0 for as long as those that clients get.
+        """
+        expires = int(time.time()) + (life_s or self.knobs.xet_token_s)
         text = f"{scope}.{key}.{expires}"
         return f"xet_{text}.{self.sign(text)}", expires
 

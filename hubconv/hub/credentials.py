@@ -95,11 +95,12 @@ class Identity:
         Raises:
             NotAllowedError: It cannot be renewed.
         """
+        # Looked at first without the lock: the trade itself may be refused, while it is held.
+        if not refused or (refused != self._token and refused not in self._earlier):
+            return ""
         with self._lock:
-            if refused in self._earlier:
+            if refused != self._token:
                 return self._token
-            if refused != self._token or not self._token:
-                return ""
             if self._clock() - self._since < (self._ends_at - self._since) / FAULTLESS_SHARE:
                 return ""
             self._ends_at = self._clock()

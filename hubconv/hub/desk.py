@@ -100,6 +100,7 @@ class Desk:
         except Exception as error:  # noqa: BLE001 - the transfer fails by it, and is told of
             _LOG.warning("A xet token could not be renewed: %s", error)
             return _FAILED, {"error": "No xet token could be had."}
+        _LOG.info("A xet token was renewed for a transfer.")
         return _OK, {
             "casUrl": found.endpoint,
             "accessToken": found.access_token,

@@ -217,6 +217,8 @@ def test_a_run_outlives_its_tokens(mode, tmp_path, checkpoints):
         assert sum(path.endswith(".safetensors") for path in studio.tree(TARGET)) == SHARDS
         assert studio.publishes(TARGET)[0].authors == ["[OIDC]"]
         no_secrets(studio, issuer, out + err)
+        # hf_xet takes a token that ends within seconds for one that has ended.
+        assert ("A xet token was renewed for a transfer" in err) == (mode == "xet")
         assert studio.command("verify", TARGET).code == 0
 
 
@@ -273,7 +275,7 @@ def test_a_publisher_without_branches_has_its_journal_on_a_pull_request(tmp_path
         assert studio.staging(TARGET) == set()
         done = studio.command(*words, "--json", env=env)
         assert done.code == 0, done.said
-        assert done.json["shards_found"] == 1
+        assert done.json["shards_found"] in {1, 2}
         (pull,) = studio.api.get_repo_discussions(TARGET)
         assert (pull.author, pull.status) == ("[OIDC]", "closed")
         assert len(studio.publishes(TARGET)) == 1
