@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 
-from hubconv.cli.failure import without_secrets
+from hubconv.discretion import without_secrets
 
 
 class _Discreet(logging.Formatter):

@@ -2,41 +2,16 @@
 
 import json
 import os
-import re
 import traceback
 from typing import Final
 
 import click
 
+from hubconv.discretion import without_secrets
 from hubconv.errors import HubconvError, of_this_machine
 from hubconv.progress import printable
 
-_SECRETS: Final = re.compile(
-    # Tokens are written small; HF_ followed by more is the name of a variable.
-    r"(?-i:hf_(jwt|oauth)_[\w.-]+|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+|hf_[A-Za-z0-9_]{8,})|"
-    r"Bearer\s+\S+|(?<=[?&])(X-Amz-[^=]+|Signature|Policy|Key-Pair-Id)=[^&\s]+",
-    re.IGNORECASE,
-)
-
-
-_TOKENS: Final = (
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "HUBCONV_SOURCE_TOKEN",
-    "HF_OIDC_ID_TOKEN",
-    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
-)
-
 BUG: Final = 1
-
-
-def without_secrets(text: str) -> str:
-    """A text in which nothing can be used to log in."""
-    for name in _TOKENS:
-        token = os.environ.get(name, "").strip()
-        if token:
-            text = text.replace(token, "***")
-    return _SECRETS.sub("***", text)
 
 
 def _harmless(text: str) -> str:

@@ -5,6 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from hubconv.engines.stop import Stop
 from hubconv.errors import HubconvError, StoppedError
+from hubconv.journal import Ending, ending_of
 from hubconv.progress import Progress
 from hubconv.records import UnitRecord
 from hubconv.steps.shards import Unit
@@ -17,6 +18,7 @@ def run_units(
     workers: int,
     progress: Progress,
     stop: Stop,
+    ending: Ending | None = None,
 ) -> list[UnitRecord]:
     """Make units and note each in the journal; one worker runs in the calling thread.
 
@@ -26,6 +28,7 @@ def run_units(
         workers: Units made at the same time.
         progress: Told of every start and end.
         stop: Asked before every unit.
+        ending: How the run ends with these units, where it does and they are all made.
 
     Returns:
         A record for each unit.
@@ -52,23 +55,23 @@ def run_units(
     try:
         made = [one(unit) for unit in units] if workers == 1 else _pooled(one, units, workers)
     except BaseException as ended:
-        _save(bench, progress)
+        _save(bench, progress, ended)
         _counted(ended, finished)
         raise
-    bench.staging.flush()
-    reason = stop.reason()
-    if reason is not None and None in made:
+    reason = stop.reason() if None in made else None
+    bench.staging.flush(ending if reason is None else ending_of(reason))
+    if reason is not None:
         raise _counted(reason, finished)
     return [record for record in made if record is not None]
 
 
-def _save(bench: Bench, progress: Progress) -> None:
+def _save(bench: Bench, progress: Progress, ended: BaseException) -> None:
     """Whatever ended the run, what is finished must not be lost.
 
     Nor may a second failure hide the first.
     """
     try:
-        bench.staging.flush()
+        bench.staging.flush(ending_of(ended))
     except HubconvError as error:
         progress.warn(f"Finished shards could not be noted: {error}")
 

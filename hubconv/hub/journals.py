@@ -17,7 +17,7 @@ from hubconv.ends import JOURNAL, Source
 from hubconv.hub.client import REFUSED, HubClient
 from hubconv.hub.commits import STAGED
 from hubconv.hub.compat import NOT_FOUND, status_of
-from hubconv.journal import NO_NOTE, NOTE_NAME, Note
+from hubconv.journal import NO_NOTE, NOTE_NAME, RUNS, Note, RunNote
 from hubconv.records import UnitRecord
 
 BRANCHES: Final = "hubconv/"
@@ -30,6 +30,7 @@ they are published in one commit and this pull request is closed. Do not merge i
 """
 PUBLISHER_NAMES: Final = ("[OIDC]",)
 _THREADS: Final = 8
+_RUN_BYTES: Final = 16 * 1024
 
 
 def note_path(plan_id: str) -> str:
@@ -40,6 +41,11 @@ def note_path(plan_id: str) -> str:
 def unit_path(plan_id: str, shard: str) -> str:
     """Where the record of a finished shard is."""
     return f"{JOURNAL}/{plan_id}/units/{shard}.json"
+
+
+def run_path(plan_id: str, run_id: str) -> str:
+    """Where a run tells of itself."""
+    return f"{JOURNAL}/{plan_id}/{RUNS}/{run_id}.json"
 
 
 def branch_of(plan_id: str) -> str:
@@ -196,6 +202,15 @@ def read_note(view: Source, plan_id: str) -> Note:
     path = note_path(plan_id)
     entry = view.files().get(path)
     return NO_NOTE if entry is None else Note.from_json(view.read(path, 0, entry.size))
+
+
+def read_last_run(view: Source, plan_id: str) -> RunNote | None:
+    """The run that began last of those that have told of themselves."""
+    folder = run_path(plan_id, "").removesuffix(".json")
+    told = sorted(path for path in view.files() if path.startswith(folder))
+    if not told:
+        return None
+    return RunNote.from_json(view.read(told[-1], 0, min(view.files()[told[-1]].size, _RUN_BYTES)))
 
 
 def read_records(view: Source, plan_id: str) -> Mapping[str, UnitRecord]:

@@ -34,11 +34,11 @@ from hubconv.hub.compat import (
     speaks_xet,
     status_of,
 )
-from hubconv.hub.journals import Journals, Place, note_path, read_records, unit_path
+from hubconv.hub.journals import Journals, Place, note_path, read_records, run_path, unit_path
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.source import HubSource
 from hubconv.hub.uploading.uploads import Uploads
-from hubconv.journal import NO_NOTE, Note
+from hubconv.journal import NO_NOTE, NO_RUN, Ending, Note, RunNote
 from hubconv.records import UnitRecord
 
 Seen = TypeVar("Seen")
@@ -65,6 +65,7 @@ class HubStaging:
         at_once: Asked in every wait for an upload; raises where the run must end now.
         note: How the run began, for whoever finds the journal.
         place: Where the journal is; None makes it where it is missing.
+        run: What is told of this run, with its first shards and at its end; nothing for NO_RUN.
 
     Attributes:
         published: The publish of the plan, once there is one.
@@ -80,11 +81,13 @@ class HubStaging:
         at_once: Callable[[], None] = lambda: None,
         note: Note = NO_NOTE,
         place: Place | None = None,
+        run: RunNote = NO_RUN,
     ) -> None:
         self._client = client
         self._repo = repo
         self._plan_id = plan_id
         self._note = note
+        self._run, self._told = run, NO_RUN
         self._is_noted = False
         self._journals = Journals(client, repo)
         self._place = place or self._journals.open(plan_id)
@@ -158,15 +161,23 @@ class HubStaging:
         self._commit_if_due()
         self._uploads.raise_failure()
 
-    def flush(self) -> None:
+    def flush(self, ending: Ending | None = None) -> None:
         """Wait for what is on its way, commit what the Hub has.
+
+        Args:
+            ending: How the run ends, where it does: told with the last shards, or alone.
 
         Raises:
             HubconvError: A shard could not be sent; the others are committed.
         """
         self._uploads.settle()
         with self._committing:
-            self._commit(self._ready())
+            ready, is_first = self._ready(), not self._run.ended
+            if ending is not None and self._run.run_id and is_first:
+                self._run = self._run.end(ending)
+                if not ready and not ending.is_journals:
+                    self._tell_end()
+            self._commit(ready)
         self._uploads.raise_failure()
         if self._pending:
             self._at_once()
@@ -202,6 +213,7 @@ class HubStaging:
                 by_hash(staged.path, staged.sha256, staged.size),
                 CommitOperationAdd(path, record.to_json().encode()),
             ]
+        operations += self._news()
         count = len(records)
         message = f"Stage {count} shard{'s' if count > 1 else ''}\n\n{TRAILER}{self._plan_id}"
         self._commit_on_staging(operations, message, lambda: self._shows(records))
@@ -209,7 +221,27 @@ class HubStaging:
             for record in records:
                 del self._sent[record.shard]
                 self._pending.remove(record)
+        self._told = self._run
         self._last_commit = time.monotonic()
+
+    def _news(self) -> list[CommitOperationAdd]:
+        """What is to be told of this run: that it is one, and at last how it ended."""
+        if self._told == self._run:
+            return []
+        return [CommitOperationAdd(run_path(self._plan_id, self._run.run_id), self._run.to_json())]
+
+    def _tell_end(self) -> None:
+        """Tell how the run ended, where no shard goes with it."""
+        path, data = run_path(self._plan_id, self._run.run_id), self._run.to_json()
+
+        def is_told() -> bool:
+            view = self._staging_view()
+            entry = view.files().get(path)
+            return entry is not None and view.read(path, 0, entry.size) == data
+
+        message = f"Stage the end of a run\n\n{TRAILER}{self._plan_id}"
+        self._commit_on_staging(self._news(), message, is_told)
+        self._told = self._run
 
     def begin(self) -> None:
         """Note how this run began before anything else, for a run after a kill.

@@ -25,7 +25,7 @@ from hubconv.hub.publisher import Publisher
 from hubconv.hub.rights import doubt_of_room, why_not_create
 from hubconv.hub.source import HubSource
 from hubconv.hub.staging import HubStaging
-from hubconv.journal import NO_NOTE, Note
+from hubconv.journal import NO_NOTE, NO_RUN, Note, RunNote
 from hubconv.manifest import compare_tree, read_manifest
 
 
@@ -229,7 +229,7 @@ class HubTarget:
         """Whether the repository holds a journal of a plan."""
         return self._exists() and self._journals.find(plan_id) is not None
 
-    def stage(self, plan_id: str, note: Note = NO_NOTE) -> HubStaging:
+    def stage(self, plan_id: str, note: Note = NO_NOTE, run: RunNote = NO_RUN) -> HubStaging:
         """Create the repository and the staging place where they are missing."""
         api = self._client.api
         new = not self._exists()
@@ -245,7 +245,7 @@ class HubTarget:
         publisher = self._publisher(make_public=make_public, base=self._main().commit)
         staging = HubStaging(
             self._client, self._repo, plan_id, self._work_dir, publisher, self._at_once,
-            replace(note, make_public=make_public),
+            replace(note, make_public=make_public), run=run,
         )  # fmt: skip
         if new and make_public:
             staging.begin()

@@ -11,6 +11,7 @@ from hubconv.ends import Staging
 from hubconv.engines import run_units
 from hubconv.errors import ResourceError, StoppedError
 from hubconv.folder import FolderTarget
+from hubconv.journal import Ending
 from hubconv.pipeline.run import Run
 from hubconv.records import UnitRecord
 from hubconv.steps.schedule import Limits
@@ -43,13 +44,14 @@ class Done:
         return {**self.found, **{record.shard: record for record in self.made}}
 
 
-def make(run: Run, staging: Staging, units: Sequence[Unit]) -> Done:
+def make(run: Run, staging: Staging, units: Sequence[Unit], ending: Ending | None = None) -> Done:
     """Make those of some units that are not staged yet.
 
     Args:
         run: The run.
         staging: The journal of its plan.
         units: Units of the plan: all, a slice, or none.
+        ending: How the run ends, where it does with these units.
 
     Raises:
         HubconvError: What is finished is staged.
@@ -66,14 +68,16 @@ def make(run: Run, staging: Staging, units: Sequence[Unit]) -> Done:
         return Done(found)
     run.progress.phase("Converting")
     try:
-        return Done(found, _made(run, staging, missing))
+        return Done(found, _made(run, staging, missing, ending))
     except StoppedError as stopped:
         count = len(found) + stopped.made
         stopped.what += f" {count} of {len(run.plan.units)} shards are staged on {run.target.ref}."
         raise
 
 
-def _made(run: Run, staging: Staging, missing: Sequence[Unit]) -> list[UnitRecord]:
+def _made(
+    run: Run, staging: Staging, missing: Sequence[Unit], ending: Ending | None
+) -> list[UnitRecord]:
     if run.kernel is None:
         raise ValueError("a run that makes units has a kernel")
     workers = _workers(run, missing)
@@ -88,7 +92,7 @@ def _made(run: Run, staging: Staging, missing: Sequence[Unit]) -> list[UnitRecor
         run.plan, run.source, staging, kernel, __version__, converted,
         Limits(held_bytes=min(Limits().held_bytes, HELD_BYTES // workers)),
     )  # fmt: skip
-    return run_units(bench, missing, workers, run.progress, run.stop)
+    return run_units(bench, missing, workers, run.progress, run.stop, ending)
 
 
 def _workers(run: Run, missing: Sequence[Unit]) -> int:

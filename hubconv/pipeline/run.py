@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from hubconv.ends import Published, Source, Staging, Target
 from hubconv.engines import Stop
-from hubconv.errors import ConflictError, UsageError
+from hubconv.errors import ConflictError, HubconvError, UsageError
 from hubconv.folder import FolderTarget
-from hubconv.journal import Note
+from hubconv.journal import Note, RunNote, ending_of
 from hubconv.opening import (
     Scratch,
     caches_in,
@@ -75,8 +75,24 @@ class Run:
         """Wall time so far."""
         return time.monotonic() - self.started
 
-    def stage(self) -> Staging:
-        """The journal of the plan; made, with a note of how this run began, where it is missing."""
+    @contextmanager
+    def staged(self, part: str = "") -> Iterator[Staging]:
+        """The journal of the plan, which is told how this run began and how it ended.
+
+        Args:
+            part: The slice that is made, where it is one.
+        """
+        staging = self._stage(part)
+        try:
+            yield staging
+        except BaseException as error:
+            # Told already where units were under way; and a second failure hides no first one.
+            with suppress(HubconvError):
+                staging.flush(ending_of(error))
+            raise
+
+    def _stage(self, part: str) -> Staging:
+        """The journal; made, with a note of how this run began, where it is missing."""
         expected = self.request.expected
         asked = self.request.revision or parse_end(self.request.source).revision
         note = Note(
@@ -88,7 +104,8 @@ class Run:
             nbytes=self.plan.target_bytes,
             version=__version__,
         )
-        return self.target.stage(self.plan.plan_id, note)
+        device = self.kernel.found if self.kernel is not None else "none"
+        return self.target.stage(self.plan.plan_id, note, RunNote.begin(device, __version__, part))
 
 
 @contextmanager
