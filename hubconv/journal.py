@@ -77,8 +77,8 @@ class Ending:
     Attributes:
         code: Its exit code.
         what: What went wrong, where something did.
-        is_journals: The journal itself is out of reach, or another's: nothing is written for
-            this alone.
+        is_journals: The journal itself may be out of reach, or another's: it is told without
+            patience.
     """
 
     code: int = 0
@@ -131,7 +131,7 @@ class RunNote:
     def begin(cls, device: str, version: str, part: str = "") -> Self:
         """A run that begins now, here."""
         now = datetime.now(UTC)
-        run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        run_id = f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
         return cls(run_id, _here(), device, version, part, now.isoformat(timespec="seconds"))
 
     def end(self, ending: Ending) -> Self:

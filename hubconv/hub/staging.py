@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -34,8 +35,9 @@ from hubconv.hub.compat import (
     speaks_xet,
     status_of,
 )
-from hubconv.hub.journals import Journals, Place, note_path, read_records, run_path, unit_path
+from hubconv.hub.journals import Journals, Place, note_path, read_records, unit_path
 from hubconv.hub.publisher import Publisher
+from hubconv.hub.runs import RunTelling
 from hubconv.hub.source import HubSource
 from hubconv.hub.uploading.uploads import Uploads
 from hubconv.journal import NO_NOTE, NO_RUN, Ending, Note, RunNote
@@ -87,7 +89,7 @@ class HubStaging:
         self._repo = repo
         self._plan_id = plan_id
         self._note = note
-        self._run, self._told = run, NO_RUN
+        self._run = RunTelling(plan_id, run)
         self._is_noted = False
         self._journals = Journals(client, repo)
         self._place = place or self._journals.open(plan_id)
@@ -172,11 +174,9 @@ class HubStaging:
         """
         self._uploads.settle()
         with self._committing:
-            ready, is_first = self._ready(), not self._run.ended
-            if ending is not None and self._run.run_id and is_first:
-                self._run = self._run.end(ending)
-                if not ready and not ending.is_journals:
-                    self._tell_end()
+            ready = self._ready()
+            if ending is not None and self._run.end(ending) and not ready:
+                self._tell_end(patient=not ending.is_journals)
             self._commit(ready)
         self._uploads.raise_failure()
         if self._pending:
@@ -213,7 +213,7 @@ class HubStaging:
                 by_hash(staged.path, staged.sha256, staged.size),
                 CommitOperationAdd(path, record.to_json().encode()),
             ]
-        operations += self._news()
+        operations += self._run.news()
         count = len(records)
         message = f"Stage {count} shard{'s' if count > 1 else ''}\n\n{TRAILER}{self._plan_id}"
         self._commit_on_staging(operations, message, lambda: self._shows(records))
@@ -221,27 +221,22 @@ class HubStaging:
             for record in records:
                 del self._sent[record.shard]
                 self._pending.remove(record)
-        self._told = self._run
+        self._run.is_told()
         self._last_commit = time.monotonic()
 
-    def _news(self) -> list[CommitOperationAdd]:
-        """What is to be told of this run: that it is one, and at last how it ended."""
-        if self._told == self._run:
-            return []
-        return [CommitOperationAdd(run_path(self._plan_id, self._run.run_id), self._run.to_json())]
-
-    def _tell_end(self) -> None:
+    def _tell_end(self, *, patient: bool) -> None:
         """Tell how the run ended, where no shard goes with it."""
-        path, data = run_path(self._plan_id, self._run.run_id), self._run.to_json()
-
-        def is_told() -> bool:
-            view = self._staging_view()
-            entry = view.files().get(path)
-            return entry is not None and view.read(path, 0, entry.size) == data
-
         message = f"Stage the end of a run\n\n{TRAILER}{self._plan_id}"
-        self._commit_on_staging(self._news(), message, is_told)
-        self._told = self._run
+        news = self._run.news()
+        if patient:
+            self._commit_on_staging(
+                news, message, lambda: self._run.is_shown_by(self._staging_view())
+            )
+            return
+        # The run failed by the line or by the journal itself: one try, and no word of a failure.
+        with suppress(Exception):
+            info = self._client.api.repo_info(self._repo, revision=self._branch)
+            self._commits.commit(news, message, self._branch, str(info.sha))
 
     def begin(self) -> None:
         """Note how this run began before anything else, for a run after a kill.
