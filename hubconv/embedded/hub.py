@@ -5,7 +5,7 @@ import contextlib
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ from hubconv.embedded import (
     DEMO_TOKEN,
     DEMO_USER,
     api_commits,
+    api_jobs,
     api_oauth,
     api_pulls,
     api_repos,
@@ -31,8 +32,9 @@ from hubconv.embedded import (
 from hubconv.embedded.accounts import Account
 from hubconv.embedded.app import App, Protocol
 from hubconv.embedded.faults import Faults, ServedLog, rule_from_json
+from hubconv.embedded.jobs import JobBook
 from hubconv.embedded.line import Line, Passed, Rate
-from hubconv.embedded.publishers import Publisher, Publishers
+from hubconv.embedded.publishers import Publishers
 from hubconv.embedded.refusals import Refusal
 from hubconv.embedded.state import Knobs, Mode, State, open_state
 from hubconv.embedded.wire import Call, Route, json_answer
@@ -43,6 +45,7 @@ _ROUTES = [
     *api_commits.ROUTES,
     *api_pulls.ROUTES,
     *api_oauth.ROUTES,
+    *api_jobs.ROUTES,
     *lfs.ROUTES,
     *downloads.ROUTES,
 ]
@@ -143,23 +146,14 @@ class EmbeddedHub:
         self._state.accounts.revoke(token)
 
     @property
+    def jobs(self) -> JobBook:
+        """Orders for jobs, and how the next ones go."""
+        return self._state.jobs
+
+    @property
     def publishers(self) -> Publishers:
         """CI jobs that this Hub trusts."""
         return self._state.publishers
-
-    def trust(
-        self,
-        resource: str,
-        key: str,
-        claims: Mapping[str, str] | None = None,
-        *,
-        makes_refs: bool = True,
-    ) -> None:
-        """Trust a CI job whose issuer signs with a key: for one repository, or to read as a user.
-
-        Without `makes_refs` its token may commit, but not make branches or tags.
-        """
-        self.publishers.trust(Publisher(resource, key, claims or {}, makes_refs))
 
     def grant(self, repo_id: str, user: str, *, repo_type: str = "model") -> None:
         """Let a user through the gate of a gated repository."""

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from hubconv.embedded.accounts import Accounts
 from hubconv.embedded.blobs import BlobStore
 from hubconv.embedded.catalog import Catalog
+from hubconv.embedded.jobs import JobBook
 from hubconv.embedded.publishers import Publishers
 from hubconv.embedded.refusals import Refusal
 from hubconv.embedded.xetstore import XetStore
@@ -66,6 +67,7 @@ class State:
     catalog: Catalog
     secret: bytes
     publishers: Publishers
+    jobs: JobBook
     endpoint: str = ""
     cdn: str = ""
     inner_cdn: str = ""
@@ -143,6 +145,7 @@ def open_state(root: Path, mode: Mode, knobs: Knobs) -> State:
         catalog=Catalog(root, blobs),
         secret=_secret(root / "secret"),
         publishers=Publishers(),
+        jobs=JobBook(),
     )
 
 

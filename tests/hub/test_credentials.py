@@ -10,6 +10,7 @@ from conftest import Studio
 from hub.issuer import CLAIMS, Issuer
 from huggingface_hub.errors import HfHubHTTPError, OIDCError
 
+from hubconv.embedded.publishers import Publisher
 from hubconv.errors import NotAllowedError
 from hubconv.hub import compat, desk
 from hubconv.hub.client import HubClient
@@ -173,7 +174,7 @@ def trusting(mode, folder, checkpoints, *, makes_refs=True, **knobs):
     with Issuer() as issuer, EmbeddedHub(folder / "hub", mode=mode, knobs=Knobs(**knobs)) as hub:
         studio = Studio(hub, mode, folder, checkpoints)
         studio.api.create_repo(TARGET)
-        hub.trust(TARGET, issuer.key, CLAIMS, makes_refs=makes_refs)
+        hub.publishers.trust(Publisher(TARGET, issuer.key, CLAIMS, makes_refs))
         yield studio, issuer, {**issuer.env, "HF_OIDC_RESOURCE": TARGET}
 
 
@@ -287,7 +288,7 @@ def test_a_gated_source_has_a_credential_of_its_own(tmp_path, checkpoints, gets)
         studio.api.update_repo_settings(source, gated="manual")
         studio.api.update_repo_settings(TARGET, private=True)
         studio.hub.add_user(USER, "hf_reader_of_gated")
-        studio.hub.trust(USER, issuer.key, CLAIMS)
+        studio.hub.publishers.trust(Publisher(USER, issuer.key, CLAIMS))
         refused = studio.command(source, TARGET, *QUICK, env=env)
         assert refused.code == 4
         assert "HUBCONV_SOURCE_OIDC" in refused.err
@@ -340,7 +341,7 @@ def test_an_identity_for_another_repository_than_the_target_is_refused(trusted):
     done = studio.command(studio.source(), "demo/elsewhere", *QUICK, env=env)
     assert done.code == 4, done.said
     assert "HF_OIDC_RESOURCE=demo/elsewhere" in done.err
-    studio.hub.trust("demo/missing", issuer.key, CLAIMS)
+    studio.hub.publishers.trust(Publisher("demo/missing", issuer.key, CLAIMS))
     words = (studio.source(), "demo/missing", *QUICK)
     done = studio.command(*words, env={**env, "HF_OIDC_RESOURCE": "demo/missing"})
     assert done.code == 4, done.said
@@ -350,7 +351,7 @@ def test_an_identity_for_another_repository_than_the_target_is_refused(trusted):
 def test_a_job_with_other_claims_is_not_trusted(trusted):
     studio, _, env = trusted
     with Issuer({**CLAIMS, "ref": "refs/heads/other"}) as other:
-        studio.hub.trust(TARGET, other.key, CLAIMS)
+        studio.hub.publishers.trust(Publisher(TARGET, other.key, CLAIMS))
         done = studio.command(studio.source(), TARGET, *QUICK, env={**env, **other.env})
     assert done.code == 4, done.said
     assert "exactly the claims" in done.err
