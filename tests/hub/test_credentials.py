@@ -245,10 +245,15 @@ def test_a_token_that_ends_early_is_renewed_by_the_request_it_fails(tmp_path, ch
 
 @pytest.mark.slow
 def test_a_publisher_that_is_trusted_no_more_ends_the_run_and_costs_no_shard(tmp_path, checkpoints):
-    with trusting("lfs", tmp_path, checkpoints, publisher_token_s=4) as (studio, _, env):
+    with trusting("lfs", tmp_path, checkpoints, publisher_token_s=3) as (studio, _, env):
         slow_commits(studio, 1.5)
+
+        def has_staged():
+            branches = studio.staging(TARGET)
+            return any(c.title.startswith("Stage") for b in branches for c in studio.log(TARGET, b))
+
         with studio.start(studio.source(V4), TARGET, *QUICK, env=env, group=1) as process:
-            wait_until(lambda: studio.staging(TARGET), process)
+            wait_until(has_staged, process)
             studio.hub.publishers.forget(TARGET)
             out, err = process.communicate(timeout=120)
         assert process.returncode == 4, out + err
