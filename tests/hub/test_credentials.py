@@ -2,7 +2,7 @@
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from cli.test_interruptions import QUICK, SHARDS, V4, wait_until
@@ -11,10 +11,11 @@ from hub.issuer import CLAIMS, Issuer
 from huggingface_hub.errors import HfHubHTTPError, OIDCError
 
 from hubconv.embedded.publishers import Publisher
-from hubconv.errors import NotAllowedError
+from hubconv.errors import BrokenLineError, NotAllowedError
 from hubconv.hub import compat, desk
 from hubconv.hub.client import HubClient
 from hubconv.hub.credentials import IdentifiedApi, Identity
+from hubconv.hub.waiting import never
 
 TARGET = "demo/nightly"
 USER = "reader"
@@ -161,6 +162,37 @@ def test_a_child_is_lent_a_word_and_never_a_token_of_the_hub(xet_studio):
 def test_a_token_that_was_given_goes_to_the_hub_itself(xet_studio):
     connection = compat.xet_connection(xet_studio.api, xet_studio.source(), "main")
     assert desk.renewable(xet_studio.client(), connection) is connection
+
+
+@pytest.mark.parametrize("lent", [True, False])
+def test_a_shard_on_its_way_outlives_the_token_it_began_with(tmp_path, monkeypatch, lent):
+    from hubconv.embedded import DEMO_USER, EmbeddedHub, Knobs
+    from hubconv.hub.uploading import xet
+
+    def trade(**_):
+        count = len(given) + 1
+        given.append(f"hf_of_the_hour_{count}")
+        hub.add_user(DEMO_USER, given[-1])
+        return {"access_token": given[-1], "expires_in": 3600 if count > 1 else 2}
+
+    given = []
+    if not lent:
+        monkeypatch.setattr(xet, "renewable", lambda _client, connection: connection)
+    with EmbeddedHub(tmp_path / "hub", mode="xet", knobs=Knobs(xet_token_s=1)) as hub:
+        identity = Identity("demo/x", hub.endpoint, trade)
+        client = HubClient(IdentifiedApi(identity, endpoint=hub.endpoint), identity=identity)
+        client.api.create_repo("demo/x")
+        line = xet.XetLine(client, "demo/x", "main", tmp_path / "work", never)
+        sent = []
+        ends = nullcontext() if lent else pytest.raises(BrokenLineError, match="401")
+        with ends, xet.XetSink(line, "model.bin", sent.append) as sink:
+            sink.write(b"first" * 100_000)
+            hub.revoke(given[0])
+            time.sleep(2)
+            sink.write(b"second" * 100_000)
+            sink.finish()
+        assert len(sent) == lent
+        assert len(given) == (2 if lent else 1)
 
 
 # ── whole runs ───────────────────────────────────────────────────────────────────────────────
