@@ -13,13 +13,9 @@ from hubconv.work import Bench, work
 
 
 def run_units(
-    bench: Bench,
-    units: Sequence[Unit],
-    workers: int,
-    progress: Progress,
-    stop: Stop,
+    bench: Bench, units: Sequence[Unit], workers: int, progress: Progress, stop: Stop,
     ending: Ending | None = None,
-) -> list[UnitRecord]:
+) -> list[UnitRecord]:  # fmt: skip
     """Make units and note each in the journal; one worker runs in the calling thread.
 
     Args:
