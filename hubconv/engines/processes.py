@@ -25,6 +25,7 @@ from hubconv.engines.ledger import Ledger
 from hubconv.engines.post import Post
 from hubconv.engines.stop import Stop
 from hubconv.errors import HubconvError
+from hubconv.journal import Ending, ending_of
 from hubconv.progress import Progress
 from hubconv.records import UnitRecord
 from hubconv.steps.shards import Unit
@@ -119,7 +120,13 @@ class Crew:
             hand.end(deadline)
 
     def run(
-        self, post: Post, units: Sequence[Unit], staging: Staging, progress: Progress, stop: Stop
+        self,
+        post: Post,
+        units: Sequence[Unit],
+        staging: Staging,
+        progress: Progress,
+        stop: Stop,
+        ending: Ending | None = None,
     ) -> list[UnitRecord]:
         """Make units and note each in the journal.
 
@@ -129,6 +136,7 @@ class Crew:
             staging: The journal.
             progress: Told of every start and end.
             stop: Asked before every unit.
+            ending: How the run ends, where it does with these units.
 
         Returns:
             A record for each unit.
@@ -140,9 +148,9 @@ class Crew:
         shift = _Shift(self, post, units, staging, progress, stop)
         with saving(staging, progress, shift.ledger.records):
             shift.run()
-        staging.flush()
-        reason = stop.reason()
-        if reason is not None and not shift.ledger.is_done:
+        reason = None if shift.ledger.is_done else stop.reason()
+        staging.flush(ending if reason is None else ending_of(reason))
+        if reason is not None:
             raise counted(reason, shift.ledger.records())
         return shift.ledger.records()
 

@@ -22,7 +22,7 @@ from hubconv.files import (
 )
 from hubconv.folder.source import FolderSource
 from hubconv.formats.checkpoint import INDEX_NAME
-from hubconv.journal import NO_NOTE, NOTE_NAME, Note
+from hubconv.journal import NO_NOTE, NO_RUN, NOTE_NAME, RUNS, Ending, Note, RunNote
 from hubconv.records import UnitRecord
 
 PUBLISHING: Final = "publishing.json"
@@ -38,8 +38,11 @@ _DISK_THREADS: Final = 8
 class FolderStaging:
     """`.hubconv/<plan id>` inside a target folder: shards, and a record for each."""
 
-    def __init__(self, folder: Path, plan_id: str, note: Note = NO_NOTE) -> None:
+    def __init__(
+        self, folder: Path, plan_id: str, note: Note = NO_NOTE, run: RunNote = NO_RUN
+    ) -> None:
         self._folder = folder
+        self._run = run
         self._bench = folder / JOURNAL / plan_id
         self._shards = self._bench / "shards"
         self._units = self._bench / "units"
@@ -52,6 +55,7 @@ class FolderStaging:
         sweep_partial(self._bench)
         if note != NO_NOTE and not (self._bench / NOTE_NAME).exists():
             self._write(self._bench / NOTE_NAME, note.to_json())
+        self._tell(run)
 
     def records(self) -> Mapping[str, UnitRecord]:
         """Finished units whose shard is there with the recorded size.
@@ -137,8 +141,15 @@ class FolderStaging:
         """Note a finished unit that another process has written into this folder."""
         self.add(record)
 
-    def flush(self) -> None:
-        """Nothing to do: what is noted outlives this process."""
+    def flush(self, ending: Ending | None = None) -> None:
+        """Note how the run ends, where it does: what is noted of units outlives this process."""
+        if ending is not None and not self._run.ended and self._bench.is_dir():
+            self._run = self._run.end(ending)
+            self._tell(self._run)
+
+    def _tell(self, run: RunNote) -> None:
+        if run.run_id:
+            self._write(self._bench / RUNS / f"{run.run_id}.json", run.to_json())
 
     def disk_bytes(self, largest_shard: int, room: int) -> int:
         """None of the work folder's: shards are written where they stay."""

@@ -7,6 +7,7 @@ machines: each plans again from headers, makes what is missing of its slice, and
 others. The journal on the target is all that they share.
 """
 
+from hubconv.journal import DONE
 from hubconv.opening import Scratch, open_source
 from hubconv.pipeline.making import make
 from hubconv.pipeline.planfile import PlanFile
@@ -50,9 +51,9 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
     with opened(request, progress, computes=True) as run:
         if run.published is not None:
             return _up_to_date(run)
-        staging = run.stage()
-        done = make(run, staging, run.plan.units)
-        return release(run, staging, done)
+        with run.staged() as staging:
+            done = make(run, staging, run.plan.units)
+            return release(run, staging, done)
 
 
 def work(request: Request, part: Slice, progress: Progress | None = None) -> Worked:
@@ -72,7 +73,8 @@ def work(request: Request, part: Slice, progress: Progress | None = None) -> Wor
         units = slice_units(run.plan.units, part.number, part.count)
         if run.published is not None:
             return Worked(run.plan, part, run.target.ref, len(units), 0, 0, 0, run.seconds)
-        done = make(run, run.stage(), units)
+        with run.staged(str(part)) as staging:
+            done = make(run, staging, units, DONE)
         return Worked(
             run.plan, part, run.target.ref, len(units), len(done.made),
             len(done.found.keys() & {unit.shard for unit in units}), len(done.records),
@@ -92,8 +94,8 @@ def publish(request: Request, progress: Progress | None = None) -> Outcome:
             return _up_to_date(run)
         if not run.target.begun(run.plan.plan_id):
             raise missing_shards(run, run.plan.units)
-        staging = run.stage()
-        return release(run, staging, make(run, staging, ()))
+        with run.staged() as staging:
+            return release(run, staging, make(run, staging, ()))
 
 
 def _up_to_date(run: Run) -> Outcome:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from hubconv.ends import Staging
 from hubconv.engines import run_units
 from hubconv.errors import UsageError
+from hubconv.journal import Ending
 from hubconv.kernels import devices
 from hubconv.pipeline.request import Request
 from hubconv.records import UnitRecord
@@ -43,7 +44,14 @@ WORTH_PROCESSES_BYTES: Final = 4 * 10**9
 class Hands(Protocol):
     """What makes units."""
 
-    def make(self, run: "Run", staging: Staging, units: Sequence[Unit]) -> list[UnitRecord]:
+    @property
+    def device(self) -> str:
+        """What it computes on, for whoever reads the journal."""
+        ...
+
+    def make(
+        self, run: "Run", staging: Staging, units: Sequence[Unit], ending: Ending | None
+    ) -> list[UnitRecord]:
         """Make units and note each in the journal; see `engines`."""
         ...
 
@@ -54,7 +62,14 @@ class InThreads:
     def __init__(self, starting: "Starting") -> None:
         self._starting = starting
 
-    def make(self, run: "Run", staging: Staging, units: Sequence[Unit]) -> list[UnitRecord]:
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda:N`."""
+        return self._starting.found
+
+    def make(
+        self, run: "Run", staging: Staging, units: Sequence[Unit], ending: Ending | None
+    ) -> list[UnitRecord]:
         """Make units and note each in the journal."""
         wanted = _cores() if run.request.is_local else HUB_WORKERS
         workers = run.request.workers or max(1, min(wanted, len(units)))
@@ -67,7 +82,7 @@ class InThreads:
         bench = Bench(
             run.plan, run.source, staging, kernel, __version__, converted, _limits(workers)
         )
-        return run_units(bench, units, workers, run.progress, run.stop)
+        return run_units(bench, units, workers, run.progress, run.stop, ending)
 
 
 class InProcesses:
@@ -76,10 +91,17 @@ class InProcesses:
     def __init__(self, crew: "Crew") -> None:
         self._crew = crew
 
-    def make(self, run: "Run", staging: Staging, units: Sequence[Unit]) -> list[UnitRecord]:
+    @property
+    def device(self) -> str:
+        """`cpu`, `cuda:N`, or several of these."""
+        return ", ".join(dict.fromkeys(hand.device for hand in self._crew.hands))
+
+    def make(
+        self, run: "Run", staging: Staging, units: Sequence[Unit], ending: Ending | None
+    ) -> list[UnitRecord]:
         """Make units and note each in the journal."""
         post = post_of(run, self._crew.workers)
-        return self._crew.run(post, units, staging, run.progress, run.stop)
+        return self._crew.run(post, units, staging, run.progress, run.stop, ending)
 
 
 @contextmanager
