@@ -193,7 +193,8 @@ class Scratch:
     def _sweep(self) -> None:
         """Remove what dead processes of this machine left."""
         for left in self._base.glob(f"{glob.escape(self._host)}*"):
-            if not _alive(left.name.removeprefix(self._host).partition(".")[0]):
+            pid = left.name.removeprefix(self._host).partition(".")[0]
+            if not (pid.isdigit() and is_alive(int(pid))):
                 shutil.rmtree(left, ignore_errors=True)
 
 
@@ -214,10 +215,10 @@ def caches_in(scratch: Path) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _alive(pid: str) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process runs; in a container the dead may stay listed, for nobody buries them."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return pid.isdigit() and state not in {"Z", "X"}
+    return state not in {"Z", "X"}

@@ -7,6 +7,7 @@ worker uses what the environment of its own machine holds.
 import atexit
 import logging
 import os
+import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -185,7 +186,7 @@ def make_unit(run: str, post: Post, place: Place, order: Order, desk: Any) -> To
     """
     shard = order.unit.shard
     line = Line(desk)
-    line.say("begun", shard)
+    line.say("begun", shard, platform.node(), os.getpid())
     try:
         with line.open():
             bench = _OPENED.bench(run, post, place, line)
