@@ -3,10 +3,11 @@
     python benchmarks/nodes.py
 
 The formula divides bytes by lines. The simulation plays the run through, event by event: machines
-with workers that take shards from one queue, lines that all transfers of a machine share, one
-committer that commits groups, and a Hub that lets so many commits through in an hour and so many
-requests in five minutes. Neither knows how much the Hub can serve in all, or how long a commit of
-hundreds of shards takes. No machine computes slower than its line here.
+with workers that take shards from one queue; lines on which the shards of a machine come and go one
+after the other, at once where they stream; one committer that commits groups; and a Hub that lets
+so many commits through in an hour and so many requests in five minutes. Neither knows how much the
+Hub can serve in all, or how long a commit of hundreds of shards takes. No machine computes slower
+than its line here.
 """
 
 import argparse
@@ -164,11 +165,14 @@ def flows(crew: Sequence[Worker], rate: float, streams: bool) -> dict[Worker, Fl
     found = {}
     for node in {worker.node for worker in crew}:
         mine = [worker for worker in crew if worker.node == node and worker.busy]
-        coming = [worker for worker in mine if worker.down]
-        going = [worker for worker in mine if worker.up and (streams or not worker.down)]
+        mine.sort(key=lambda worker: worker.free_at)  # as they began
+        coming = [worker for worker in mine if worker.down][:1]
+        going = [worker for worker in mine if worker.up and (streams or not worker.down)][:1]
         for worker in mine:
-            down = rate / len(coming) if worker in coming else 0.0
-            up = rate / len(going) if worker in going else 0.0
+            down = rate if worker in coming else 0.0
+            up = rate if worker in going else 0.0
+            if not (down or up):
+                continue
             if streams and down and up:  # what goes up is made of what comes down
                 ratio = worker.up / worker.down
                 down, up = min(down, up / ratio), min(up, down * ratio)
@@ -196,7 +200,7 @@ def main() -> None:
 
 def row(load: Load, nodes: int, gbit: int, workers: int) -> None:
     """One line: hours by formula and by simulation, through Xet."""
-    made = estimate(load, gbit * GBIT, nodes, workers)
+    made = estimate(load, gbit * GBIT, nodes)
     seconds, commits, requests = simulate(load, gbit * GBIT, nodes, workers, streams=True)
     print(
         f"{nodes:6}{gbit:>4} G{made.seconds / 3600:>8.2f}h{seconds / 3600:>8.2f}h"

@@ -95,16 +95,13 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(
-    load: Load, rate: int, nodes: int = 1, workers: int = 3, *, streams: bool = True
-) -> Estimate:
+def estimate(load: Load, rate: int, nodes: int = 1, *, streams: bool = True) -> Estimate:
     """What a load would take from Hub to Hub.
 
     Args:
         load: What is moved.
         rate: Bytes a second of each machine's line, each way.
         nodes: Machines.
-        workers: Units that each makes at a time.
         streams: Shards go up while they are made, as through Xet; else when they are whole.
     """
     busiest = max(spread(load.shards, nodes), key=max)
@@ -119,7 +116,7 @@ def estimate(
         "file requests": waiting(files, FILES_A_WINDOW, WINDOW_S),
     }
     still = BEGIN_S + 2 * COMMIT_S + len(load.shards) * READ_BACK_S
-    still += 0.0 if streams else _out_of_step(load, rate, nodes, workers)
+    still += 0.0 if streams else _out_of_step(load, rate)
     seconds = max(parts.values()) + still
     parts["start and end"] = still
     first, second, *_ = sorted(parts, key=lambda part: -parts[part])
@@ -153,11 +150,9 @@ def waiting(count: int, allowed: int, window_s: int) -> float:
     return float(max(ceil(count / allowed) - 1, 0) * window_s)
 
 
-def _out_of_step(load: Load, rate: int, nodes: int, workers: int) -> float:
+def _out_of_step(load: Load, rate: int) -> float:
     """Shards that go up when they are whole: one way stands idle in the beginning or the end."""
-    down, up = max(load.shards, key=sum, default=(0, 0))
-    at_a_time = min(workers, ceil(len(load.shards) / nodes))
-    return at_a_time * min(down, up) / rate
+    return min(max(load.shards, key=sum, default=(0, 0))) / rate
 
 
 def told(made: Estimate) -> list[str]:

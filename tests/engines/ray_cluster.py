@@ -1,6 +1,6 @@
 """A Ray cluster of fake nodes on this machine, in a process of its own.
 
-    python ray_cluster.py CPUS CPUS ...
+    python ray_cluster.py CPUS[:GPUS] CPUS[:GPUS] ...
 
 Prints its address, then takes orders, a line each: `kill N` ends a node without warning, `add CPUS`
 begins one more. It ends with its standard input.
@@ -43,8 +43,11 @@ def say(*words):
     sys.stdout.flush()
 
 
-def add(cluster, cpus):
-    return cluster.add_node(num_cpus=int(cpus), object_store_memory=100 * 1024 * 1024)
+def add(cluster, what):
+    cpus, _, gpus = what.partition(":")
+    return cluster.add_node(
+        num_cpus=int(cpus), num_gpus=int(gpus or 0), object_store_memory=100 * 1024 * 1024
+    )
 
 
 if __name__ == "__main__":

@@ -314,5 +314,21 @@ def test_folders_on_two_gpus_are_worth_processes(two_gpus, monkeypatch):
     assert hands._suits(Request("a/b", "/b", workers=16)) == "threads"
 
 
+def test_two_gpus_both_have_processes(room, expected):
+    env = room.faults.environment | {"HUBCONV_FAKE_GPUS": "2"}
+    command = [
+        sys.executable, "-m", "hubconv", str(source_folder(V4)), str(room.target), "--engine",
+        "processes", "--workers", "2", "--scales", "amax",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env={**os.environ, **env}, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    noted = (room.faults.folder / "devices").read_text().splitlines()
+    assert sorted(line.split()[1] for line in noted) == ["cuda:0", "cuda:1"]
+    assert len({line.split()[0] for line in noted}) == 2
+    assert shards(room.target) == expected
+
+
 def test_the_faults_of_these_tests_are_no_part_of_the_product():
     assert FAULTY.is_relative_to(ROOT / "tests")

@@ -61,21 +61,53 @@ def faulty(work):
     return broken
 
 
+def on_fake_gpus(count):
+    """Let this machine seem to have GPUs; what they are asked to compute the CPU does."""
+
+    def found(module):
+        module.capabilities = lambda: ((9, 0),) * count
+
+    def started(module):
+        choose = module.choose
+
+        def noted(device, workers=1):
+            if device != "cpu":
+                with (Path(FOLDER) / "devices").open("a") as devices:
+                    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+                    devices.write(f"{os.getpid()} {device} {shown}\n")
+            return choose("cpu", workers)
+
+        module.choose = noted
+
+    return {"hubconv.kernels.devices": found, "hubconv.kernels.starting": started}
+
+
+def at_work(module):
+    module.work = faulty(module.work)
+
+
 class Finder(importlib.abc.MetaPathFinder):
+    """Changes modules when they have been loaded."""
+
+    def __init__(self, changes):
+        self.changes = changes
+
     def find_spec(self, name, path, target=None):
-        if name != "hubconv.work.unit":
+        change = self.changes.pop(name, None)
+        if change is None:
             return None
-        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         run = spec.loader.exec_module
 
         def exec_module(module):
             run(module)
-            module.work = faulty(module.work)
+            change(module)
 
         spec.loader.exec_module = exec_module
         return spec
 
 
 if FOLDER:
-    sys.meta_path.insert(0, Finder())
+    GPUS = int(os.environ.get("HUBCONV_FAKE_GPUS", "0"))
+    changes = on_fake_gpus(GPUS) if GPUS else {}
+    sys.meta_path.insert(0, Finder({"hubconv.work.unit": at_work, **changes}))
