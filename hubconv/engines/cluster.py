@@ -11,6 +11,7 @@ import platform
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -22,7 +23,7 @@ from typing import Any, Final, Self
 
 from hubconv.ends import Staging
 from hubconv.engines import forward
-from hubconv.engines.cluster_shift import Shift, alive, brief
+from hubconv.engines.cluster_shift import Shift, alive, answering, brief
 from hubconv.engines.cluster_task import Place
 from hubconv.engines.ending import counted, saving
 from hubconv.engines.post import Post
@@ -33,6 +34,8 @@ from hubconv.progress import Progress
 from hubconv.records import UnitRecord
 from hubconv.steps.plan import Plan
 from hubconv.steps.shards import Unit
+
+KNOCK_S: Final = 10.0
 
 GONE_S: Final = 2.0
 """For processes that Ray has ended to be gone."""
@@ -123,7 +126,8 @@ class Cluster:
         )
         with saving(staging, progress, shift.ledger.records):
             try:
-                shift.run()
+                with answering():
+                    shift.run()
             except BaseException:
                 shift.dismiss()
                 raise
@@ -155,6 +159,7 @@ class Cluster:
             return
         try:
             if self._address:
+                _knock(self._address)
                 ray.init(self._address, **_QUIET)
             else:
                 self._begin_local()
@@ -215,6 +220,17 @@ class Cluster:
             )
         cpus = max(1, min(cores) // self._on_machine) if self._on_machine else 1
         return Place("cpu", cpus, 0.0, forward.levels())
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at HOST:PORT: Ray itself would wait for minutes.
+
+    Raises:
+        OSError: Nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), KNOCK_S).close()
 
 
 def _see_end(workers: Collection[int]) -> None:

@@ -2,8 +2,8 @@
 
 import secrets
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from hubconv.ends import Staging
@@ -209,17 +209,30 @@ class Shift:
             self._ray.kill(self._desk)
 
 
-def alive() -> list[dict[str, float]]:
-    """What each machine of the cluster lends, of those that live."""
+@contextmanager
+def answering() -> Iterator[None]:
+    """Work that needs the cluster's answers.
+
+    Raises:
+        TemporaryError: It does not give them.
+    """
     import ray
 
     try:
-        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield
     except ray.exceptions.RayError as error:
         raise TemporaryError(
             f"The Ray cluster does not answer: {brief(error)}.",
             "Finished shards are kept; run the same command again when it does.",
         ) from error
+
+
+def alive() -> list[dict[str, float]]:
+    """What each machine of the cluster lends, of those that live."""
+    import ray
+
+    with answering():
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def room(machines: Sequence[dict[str, float]], place: Place) -> int:

@@ -8,7 +8,7 @@ environment holds.
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import disk_usage
 
@@ -36,7 +36,7 @@ class Post:
         largest_bytes: Of the largest one.
         threads: Units that one worker makes at a time.
         workers: Units that all workers of its machine make at a time: they share its cores.
-        limits: How much of a unit is in memory at a time.
+        held_bytes: Partner sets that all workers of its machine may hold together.
         work_dir: Folder for what is on its way; empty for the system's.
         max_disk: Bytes that all workers of its machine may take there; 0 for what is free.
         version: Of the hubconv that wrote it.
@@ -49,10 +49,15 @@ class Post:
     largest_bytes: int
     threads: int = 1
     workers: int = 1
-    limits: Limits = field(default_factory=Limits)
+    held_bytes: int = Limits().held_bytes
     work_dir: str = ""
     max_disk: int = 0
     version: str = __version__
+
+    @property
+    def limits(self) -> Limits:
+        """How much of a unit is in memory at a time."""
+        return Limits(held_bytes=min(Limits().held_bytes, self.held_bytes // max(self.workers, 1)))
 
     @property
     def weight_bytes(self) -> int:

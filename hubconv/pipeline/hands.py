@@ -76,16 +76,14 @@ class Away:
 
     Args:
         engine: It.
-        workers: Units that one machine makes at a time.
     """
 
-    def __init__(self, engine: "Crew | Cluster", workers: int) -> None:
+    def __init__(self, engine: "Crew | Cluster") -> None:
         self._engine = engine
-        self._workers = workers
 
     def make(self, run: "Run", staging: Staging, units: Sequence[Unit]) -> list[UnitRecord]:
         """Make units and note each in the journal."""
-        post = post_of(run, self._workers)
+        post = post_of(run)
         return self._engine.run(post, run.plan, units, staging, run.progress, run.stop)
 
 
@@ -108,13 +106,13 @@ def begun(request: Request) -> Iterator[Hands]:
         yield InThreads(Starting(request.device))
     elif engine == "ray":
         with _cluster(request) as cluster:
-            yield Away(cluster, HUB_WORKERS)
+            yield Away(cluster)
     else:
         from hubconv.engines.processes import Crew
 
         found, threads = manned(request)
         with Crew(found, threads) as crew:
-            yield Away(crew, crew.workers)
+            yield Away(crew)
 
 
 def _cluster(request: Request) -> "Cluster":
@@ -124,6 +122,11 @@ def _cluster(request: Request) -> "Cluster":
         raise UsageError(
             f"Ray hands out devices by itself: --device {request.device} cannot be had.",
             "Use auto, cpu or cuda.",
+        )
+    if request.address.startswith("ray://"):
+        raise UsageError(
+            f"{request.address} is for clients outside a cluster; shards are noted from within.",
+            "Run hubconv on a machine of the cluster, with --address auto or HOST:PORT.",
         )
     return Cluster(
         request.address,
@@ -135,13 +138,8 @@ def _cluster(request: Request) -> "Cluster":
     )
 
 
-def post_of(run: "Run", workers: int) -> "Post":
-    """What a worker of a run must know.
-
-    Args:
-        run: The run.
-        workers: Units that one machine makes at a time.
-    """
+def post_of(run: "Run") -> "Post":
+    """What a worker of a run must know."""
     from hubconv.engines.post import Post, without_tensors
 
     source = f"hf://{run.source.ref}" if run.source.commit else run.source.ref
@@ -152,7 +150,7 @@ def post_of(run: "Run", workers: int) -> "Post":
         target=run.target.ref if is_folder else f"hf://{run.target.ref}",
         target_bytes=run.plan.target_bytes,
         largest_bytes=max((unit.nbytes for unit in run.plan.units), default=0),
-        limits=_limits(workers),
+        held_bytes=HELD_BYTES,
         work_dir=run.request.work_dir,
         max_disk=run.request.max_disk,
     )

@@ -83,6 +83,7 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
     ("asked", "said"),
     [
         ({"engine": "ray", "device": "cuda:1"}, "Ray hands out devices by itself"),
+        ({"engine": "ray", "address": "ray://head:10001"}, "for clients outside a cluster"),
         ({"engine": "threads", "address": "auto"}, "--address is for --engine ray"),
         ({"address": "auto"}, "this run's engine is threads"),
     ],

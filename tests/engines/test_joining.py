@@ -131,6 +131,11 @@ def test_disk_is_shared_by_all_workers_of_a_machine(monkeypatch, tmp_path):
         assert posts._lent(post, Staging(), tmp_path) == expected - 100
 
 
+def test_memory_is_shared_by_all_workers_of_a_machine(tmp_path):
+    held = {n: post_for(tmp_path, workers=n, held_bytes=12_000).limits.held_bytes for n in (1, 3)}
+    assert held == {1: 12_000, 3: 4000}
+
+
 def test_errors_travel_with_where_they_happened():
     def fail(error):
         raise error
