@@ -307,6 +307,14 @@ class Target(Protocol):
         """Open the journal of a plan, making what it needs."""
         ...
 
+    def join(self, plan_id: str) -> Staging:
+        """Open a journal that another process keeps, to bring shards there; makes nothing.
+
+        Raises:
+            ConflictError: There is none: the plan was published or discarded.
+        """
+        ...
+
     def published(self, plan_id: str) -> Published | None:
         """Where a plan's result stands, if it was published already."""
         ...

@@ -218,10 +218,17 @@ _MAKING_OPTIONS: Final = (
     ),
     click.option(
         "--engine",
-        type=click.Choice(["auto", "threads", "processes"]),
+        type=click.Choice(["auto", "threads", "processes", "ray"]),
         default="auto",
         show_default=True,
-        help="What runs them: threads of this process, or processes, one or more for each GPU.",
+        help="What makes them: threads of this process, processes (one or more for each GPU), or "
+        "a Ray cluster.",
+    ),
+    click.option(
+        "--address",
+        default="",
+        metavar="ADDRESS",
+        help="Ray cluster for --engine ray: auto or HOST:PORT.  [default: this machine alone]",
     ),
     click.option(
         "--max-disk",

@@ -64,6 +64,10 @@ class FolderTarget:
         """Open the journal of a plan in the folder, and sweep what a killed run left half done."""
         return FolderStaging(self._folder, plan_id, note, run)
 
+    def join(self, plan_id: str) -> "FolderStaging":
+        """Open a journal that another process keeps, without sweeping what others write."""
+        return FolderStaging(self._folder, plan_id, joins=True)
+
     def tidy(self, plan_id: str) -> None:
         """Remove the journal of a run killed after its publish."""
         if (self._folder / JOURNAL / plan_id).is_dir():

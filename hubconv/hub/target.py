@@ -17,9 +17,10 @@ from hubconv.errors import (
     UsageError,
 )
 from hubconv.hub.client import HubClient
+from hubconv.hub.commits import branch_gone
 from hubconv.hub.compat import validate_card
 from hubconv.hub.credentials import SOURCE_IDENTITY, TARGET_IDENTITY, Identity
-from hubconv.hub.journals import Journals, Place, read_note
+from hubconv.hub.journals import Journals, Place, branch_of, read_note
 from hubconv.hub.privacy import PRIVATE, Guard
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.rights import doubt_of_room, why_not_create
@@ -233,6 +234,17 @@ class HubTarget:
         if new and make_public:
             staging.begin()
         return staging
+
+    def join(self, plan_id: str) -> HubStaging:
+        """Open a journal that another process keeps; neither repository nor branch is made."""
+        place = self._journals.find(plan_id)
+        if place is None:
+            raise branch_gone(self._repo, branch_of(plan_id))
+        publisher = self._publisher(make_public=False)
+        return HubStaging(
+            self._client, self._repo, plan_id, self._work_dir, publisher, self._at_once,
+            place=place,
+        )  # fmt: skip
 
     def _refuse_filled(self) -> None:
         """A repository that was not there when this run looked, and is not empty, is not ours.
