@@ -49,6 +49,8 @@ ADVICE: Final = {
     # numbers
     "scale.value": _AGAIN,
     "scale.block": "The weight is damaged: upload its shard again or convert again.",
+    "scale.reciprocal": "Store the reciprocal: compressed-tensors divides by weight_global_scale, "
+    "ModelOpt multiplies with weight_scale_2.",
     "scale.low": "vLLM's Marlin kernel takes these blocks for zero; hubconv's scale search avoids "
     "such scales.",
     "scale.recorded": _AGAIN,

@@ -84,9 +84,9 @@ def stored_weights(
     tensors: Mapping[str, StoredTensor], config: Mapping[str, object], profile: Profile | None
 ) -> dict[str, Stored]:
     """Every weight that can be read, by module; what cannot is passed over."""
-    names = profile.readers if profile is not None else tuple(READERS)
-    # The plain one last: it asks for no scale.
-    readers = sorted((READERS[name] for name in names), key=lambda reader: not reader.scale)
+    # All of them, for a result may spell what it kept in another way than its source. The plain one
+    # last: it asks for no scale.
+    readers = sorted(READERS.values(), key=lambda reader: not reader.scale)
     block = fp8_block_of(config)
     try:
         group = int4_group_of(config)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hubconv.audit.advice import ADVICE
-from hubconv.audit.audit import Audit
+from hubconv.audit.verifying import Audit
 from hubconv.formats.contract import Finding
 from hubconv.formats.nvfp4 import Quality
 from hubconv.progress import printable

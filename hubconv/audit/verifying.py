@@ -19,6 +19,7 @@ from hubconv.audit.packed import Packed, find_packed, scalars_of
 from hubconv.audit.reading import Place, named_scalars, read_scalars
 from hubconv.audit.recorded import recorded_weights
 from hubconv.audit.result import HF_QUANT_CONFIG, Result, open_result
+from hubconv.audit.suspicion import reciprocal_findings
 from hubconv.audit.whole import Whole, read_whole
 from hubconv.errors import HubconvError, IntegrityError, SourceError, TemporaryError
 from hubconv.formats import contract
@@ -153,6 +154,7 @@ class _Audit:
         packed, unread = find_packed(result.modules)
         scalars = self._scalars(packed)
         self._contract(scalars)
+        self.findings += reciprocal_findings(packed.values(), scalars)
         self.findings += self._needs()
         if self.origin is None:
             self.notes.append("weights were not compared with their source: no --source")
