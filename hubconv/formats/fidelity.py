@@ -171,6 +171,6 @@ class Fidelity:
 
 
 def _unfit(squares: Floats, ours: Floats, dots: Floats) -> float:
-    """What of the squares of `ours` a factor for each entry leaves unexplained."""
-    explained = np.square(dots) / np.where(squares == 0, 1, squares)
+    """What of the squares of `ours` a positive factor for each entry leaves unexplained."""
+    explained = np.square(np.maximum(dots, 0)) / np.where(squares == 0, 1, squares)
     return float(np.maximum(ours - explained, 0).sum())

@@ -1,4 +1,4 @@
-"""Repositories that other tools made: the sound ones pass, and each fault of the others is named."""
+"""Repositories that other tools made: sound ones pass, and each fault of the others is named."""
 
 import json
 from dataclasses import replace

@@ -34,6 +34,18 @@ def test_a_repository_of_others_is_read_whole(studio, theirs):
     assert done.commit == studio.log(theirs)[0].commit_id
 
 
+def test_large_shards_stream_by(studio, theirs, monkeypatch):
+    monkeypatch.setattr("hubconv.hub.source.SMALL_BYTES", 4096)
+    monkeypatch.setattr("hubconv.audit.reading.CHUNK_BYTES", 8192)
+    monkeypatch.setattr("hubconv.audit.whole.CHUNK_BYTES", 8192)
+
+    done = audit(theirs, studio.source("llama_bf16"), depth=FULL)
+
+    assert done.findings == ()
+    assert done.decoded == done.modules == 14
+    assert done.whole.hashed == 2
+
+
 def test_our_own_is_what_its_manifest_and_its_record_say(studio, ours):
     done = audit(ours, studio.source("llama_bf16"), depth=FULL)
 
