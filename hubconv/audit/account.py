@@ -72,9 +72,10 @@ class Account:
         self._is_ours = is_ours
         self._lock = threading.Lock()
         self._faults = ScaleFaults()
-        self._fidelity = Fidelity(weight.cols)
+        self._fidelity: Fidelity | None = None
         self._rows = 0
         self._source_fault = ""
+        self._looked: Looked | None = None
 
     def add(self, codes: Bytes2D, scales: Bytes2D, window: stored.Window | None) -> None:
         """Some rows of it.
@@ -85,11 +86,16 @@ class Account:
             window: The same rows of the source; None where there is none to compare with.
         """
         faults = scale_faults(scales)
+        if window is not None:
+            self._compare(codes, scales, window)
         with self._lock:
             self._faults += faults
             self._rows += len(codes)
-        if window is None:
-            return
+            is_whole = self._rows == self.weight.rows
+        if is_whole:
+            self.close()
+
+    def _compare(self, codes: Bytes2D, scales: Bytes2D, window: stored.Window) -> None:
         for first, last in steps(len(codes), self.weight.cols):
             decoded = decode(codes[first:last], scales[first:last], self._factor)
             try:
@@ -98,13 +104,19 @@ class Account:
                 self._source_fault = error.what
                 return
             with self._lock:
+                if self._fidelity is None:
+                    self._fidelity = Fidelity(self.weight.cols)
                 self._fidelity.add(decoded, wanted, scales[first:last], self._factor)
 
     def close(self) -> Looked:
-        """What came out; to be called once, after the last rows."""
-        quality = self._fidelity.quality if self._fidelity.rows else None
-        findings = (*self._scale_findings(), *self._compared())
-        return Looked(self.weight.module, self._role, self._rows, quality, findings)
+        """What came out. After the last rows the sums are let go of: a shard has many weights."""
+        with self._lock:
+            if self._looked is None:
+                quality = self._fidelity.quality if self._fidelity is not None else None
+                findings = (*self._scale_findings(), *self._compared())
+                self._looked = Looked(self.weight.module, self._role, self._rows, quality, findings)
+                self._fidelity = None
+            return self._looked
 
     def _scale_findings(self) -> Iterator[Finding]:
         faults, where = self._faults, self.weight.scales.name
@@ -124,14 +136,14 @@ class Account:
         if self._source_fault:
             what = f"The source's weight cannot be compared: {self._source_fault}"
             yield Finding("source.unreadable", module, what, severity="warning")
-        if not self._fidelity.rows or self._faults.nan:
+        fidelity = self._fidelity
+        if fidelity is None or self._faults.nan:
             return
-        rows = self._fidelity.rows
-        is_whole = rows == self.weight.rows
-        what = "Its rows" if is_whole else f"{rows} of its rows"
-        found = list(fidelity_findings(self._fidelity, module, what, is_ours=self._is_ours))
+        is_whole = fidelity.rows == self.weight.rows
+        what = "Its rows" if is_whole else f"{fidelity.rows} of its rows"
+        found = list(fidelity_findings(fidelity, module, what, is_ours=self._is_ours))
         yield from found
-        quality = self._fidelity.quality
+        quality = fidelity.quality
         if not found and quality.flushed_blocks > MANY_FLUSHED * quality.blocks:
             told = (
                 f"{quality.flushed_blocks} of {quality.blocks} blocks decode to zero and are not."

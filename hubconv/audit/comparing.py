@@ -111,6 +111,11 @@ def compare(
                 f"{a} and {b} are not two results of one model: {'; '.join(paired.reasons)}.",
                 "Name two results of the same source.",
             )
+        if not (sides[0].packed or sides[1].packed):
+            raise SourceError(
+                f"Neither {a} nor {b} holds an NVFP4 weight that can be decoded.",
+                "hubconv verify says what is wrong with a result.",
+            )
         origin = open_origin_of(sides[0].result, source, scratch) if source else None
         return _Compare(sides[0], sides[1], paired, origin, depth, progress or Progress()).run()
 

@@ -1,8 +1,9 @@
 """The source of a result, as far as it can be read: weights by name, and what the result lost."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hubconv.audit.counterparts import Named, Stored, bare_name, stored_weights
 from hubconv.audit.packed import Packed
@@ -12,12 +13,21 @@ from hubconv.formats.checkpoint import StoredTensor
 from hubconv.formats.contract import Finding
 from hubconv.formats.contract.modules import SUFFIXES
 from hubconv.profiles import Profile
+from hubconv.profiles.needs import value_of
+
+if TYPE_CHECKING:
+    from hubconv.formats.contract.finding import Severity
 
 _COMPANIONS: Final = SUFFIXES - {"weight", "weight_packed"} | {"weight_shape", "activation_scale"}
 _SCALE_NAMES: Final = (
     (".weight_scale", ".weight_scale_inv"),
     (".input_scale", ".activation_scale"),
 )
+
+
+_RECOMPUTED: Final = re.compile(r"rotary_emb\.inv_freq$|_extra_state$")
+_MTP: Final = re.compile(r"(^|\.)mtp\.")
+_LAYER: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,7 @@ class Origin:
         weights: Those that can be read as weights, by module.
         names: Their modules.
         profile: The family's rules; None for a family without.
+        mtp_from: The first layer of those that predict further tokens.
         notes: What of it could not be read.
     """
 
@@ -38,6 +49,7 @@ class Origin:
     weights: Named[Stored]
     names: frozenset[str]
     profile: Profile | None
+    mtp_from: int
     notes: tuple[str, ...]
 
     def tensor(self, name: str) -> StoredTensor | None:
@@ -59,7 +71,16 @@ def open_origin(view: Source) -> Origin:
     source = open_result(view)
     weights = stored_weights(source.tensors, source.config, source.profile)
     notes = tuple(f"of the source: {f.where}: {f.what}" for f in source.findings[:3])
-    return Origin(view, source.tensors, Named(weights), frozenset(weights), source.profile, notes)
+    first = value_of(source.config, source.profile.mtp_from) if source.profile else None
+    return Origin(
+        view,
+        source.tensors,
+        Named(weights),
+        frozenset(weights),
+        source.profile,
+        first if isinstance(first, int) else 2**31,
+        notes,
+    )
 
 
 def lost(origin: Origin, result: Result, packed: Mapping[str, Packed]) -> Iterator[Finding]:
@@ -67,6 +88,7 @@ def lost(origin: Origin, result: Result, packed: Mapping[str, Packed]) -> Iterat
 
     Of multi-token-prediction layers it is a warning: some leave them out on purpose.
     """
+    is_tied = value_of(result.config, "tie_word_embeddings") is True
     here = {bare_name(name) for name in (*result.modules, *result.tensors, *packed)}
     here |= {bare_name(_module(name)) for name in result.hidden}
     whole = tuple(f"{m.container}." for m in result.modules.values() if m.is_fused)
@@ -84,11 +106,14 @@ def lost(origin: Origin, result: Result, packed: Mapping[str, Packed]) -> Iterat
             continue
         if name.startswith(whole):  # one tensor of the result holds all experts of the layer
             continue
-        if origin.profile is not None and any(p.search(name) for p, _ in origin.profile.drops):
+        drops = origin.profile.drops if origin.profile is not None else ()
+        if _RECOMPUTED.search(name) or any(pattern.search(name) for pattern, _ in drops):
             continue
-        is_mtp = _is_mtp(name, origin.profile)
+        if is_tied and "lm_head" in name:
+            continue
         what = "The source has it, and the result has not."
-        yield Finding("source.lost", name, what, severity="warning" if is_mtp else "error")
+        severity: Severity = "warning" if _is_mtp(name, origin) else "error"
+        yield Finding("source.lost", name, what, severity=severity)
 
 
 def _module(name: str) -> str:
@@ -96,7 +121,9 @@ def _module(name: str) -> str:
     return stem if stem and last in SUFFIXES else name
 
 
-def _is_mtp(name: str, profile: Profile | None) -> bool:
-    if profile is None or profile.mtp_pattern is None:
-        return name.startswith("mtp.") or ".mtp." in name
-    return bool(profile.mtp_pattern.search(name))
+def _is_mtp(name: str, origin: Origin) -> bool:
+    pattern = origin.profile.mtp_pattern if origin.profile is not None else None
+    if (pattern or _MTP).search(name):
+        return True
+    layer = _LAYER.search(name)
+    return layer is not None and int(layer[1]) >= origin.mtp_from

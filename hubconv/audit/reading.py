@@ -26,8 +26,8 @@ RUN_BYTES: Final = 8 * 1024 * 1024
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 """Codes that are fetched, and of which the source's rows are, at a time."""
 
-WINDOW_ELEMENTS: Final = 1 << 20
-"""Elements that are decoded at a time: as float64 they take 8 MiB, and some times that in work."""
+WINDOW_ELEMENTS: Final = 1 << 18
+"""Elements that are decoded at a time: as float64 they take 2 MiB, and some times that in work."""
 
 Place = tuple[str, int]
 """(shard, first byte) of a scalar."""

@@ -258,3 +258,17 @@ def test_a_global_scale_that_is_no_number_is_noted(theirs, tmp_path):
     assert done.by_role["routed_expert"].weights == 23
     assert any(note.startswith(wrong) for note in done.notes)
     json.dumps(comparison_json(done))
+
+
+def test_two_that_are_not_nvfp4_at_all_are_refused():
+    source = str(source_folder(MOE))
+
+    with pytest.raises(SourceError, match="Neither"):
+        compare(source, source)
+
+
+def test_a_source_may_be_one_of_the_two(ours):
+    done = compare(str(source_folder(MOE)), str(ours()), depth=FULL)
+
+    assert 0.07 < done.by_role["routed_expert"].distance < 0.09
+    assert done.a.layout == "none"

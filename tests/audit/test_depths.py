@@ -413,3 +413,41 @@ def test_scalars_near_one_another_come_by_one_read(tmp_path):
     for tensor in tensors:
         expected = np.frombuffer(stored[tensor.name].data, "<f4")[0]
         assert values[reading.place_of(tensor)] == expected
+
+
+def test_sums_of_a_weight_are_let_go_of_when_it_is_done(published, monkeypatch):
+    import weakref
+
+    from hubconv.audit import account
+
+    alive, most = weakref.WeakSet(), []
+
+    class Counted(account.Fidelity):
+        def __init__(self, cols):
+            super().__init__(cols)
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr(account, "Fidelity", Counted)
+    target = published("qwen3_moe_bf16")
+
+    done = audit(str(target), str(source_folder("qwen3_moe_bf16")), depth=FULL)
+
+    assert len(most) == done.decoded == 24
+    assert max(most) <= whole.THREADS + 1
+
+
+def test_tensors_that_others_leave_out_on_purpose_are_no_errors(tmp_path):
+    from checkpoints import foreign
+
+    files = foreign.modelopt(source_folder("glm45_bf16"), r"experts\.\d+\.\w+_proj\.weight$")
+    layers = files.config["num_hidden_layers"]
+    gone = files.drop(rf"layers\.{layers}\.")  # multi-token prediction
+    assert gone
+    folder = files.write(tmp_path / "x")
+
+    done = audit(str(folder), str(source_folder("glm45_bf16")))
+
+    lost = [f for f in done.findings if f.rule == "source.lost"]
+    assert lost
+    assert {f.severity for f in lost} == {"warning"}

@@ -58,6 +58,7 @@ class _Known:
         # One of each kind, whatever its layer and expert, answers for most entries at once.
         kinds = {_NUMBER.sub(".#", name): name for name in reversed(list(whole))}
         self._first = list(kinds.values())
+        self._text = "\n".join(whole)
         self._parts = frozenset(part for name in whole for part in name.split("."))
 
     def any_match(self, entry: str) -> bool:
@@ -69,7 +70,7 @@ class _Known:
             glob = re.compile(translate(entry)).match
             part = re.compile(translate(entry)).fullmatch
             return self._found(glob) or any(part(each) for each in self._parts)
-        return self._found(lambda name: entry in name)
+        return entry in self._text
 
-    def _found(self, test: Any) -> bool:  # noqa: ANN401 - a pattern's method or a function
+    def _found(self, test: Any) -> bool:  # noqa: ANN401 - a pattern's method
         return any(test(name) for name in self._first) or any(test(name) for name in self._names)
