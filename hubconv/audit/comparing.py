@@ -16,7 +16,7 @@ from hubconv.audit.origin import Origin
 from hubconv.audit.packed import Packed
 from hubconv.audit.pairing import Pair, Paired, config_differences, pair_up
 from hubconv.audit.reading import Place, chunks, place_of, read_scalars
-from hubconv.audit.sides import Side, open_side
+from hubconv.audit.sides import Matrix, Side, open_side
 from hubconv.audit.verifying import MOST_SCALARS, open_origin_of
 from hubconv.errors import IntegrityError, SourceError
 from hubconv.formats.checkpoint import StoredTensor
@@ -239,17 +239,25 @@ class _Compare:
         """One shard of the first after the other, several of its weights at a time."""
         by_shard: dict[str, list[Pair]] = {}
         for pair in chosen:
-            data = pair.a.codes if isinstance(pair.a, Packed) else pair.a.data
-            by_shard.setdefault(data.shard, []).append(pair)
+            by_shard.setdefault(_data(pair.a).shard, []).append(pair)
         files = self.a.result.view.files()
         self.progress.plan(len(by_shard), sum(files[shard].size for shard in by_shard), 0)
         with ThreadPoolExecutor(THREADS) as pool:
             for shard, pairs in sorted(by_shard.items()):
                 began = time.monotonic()
                 self.progress.unit_started(shard)
-                yield from pool.map(one, pairs)
-                self.progress.converted(files[shard].size)
+                left = files[shard].size
+                for done in pool.map(one, pairs):
+                    dealt_with = min(_data(done[0].a).nbytes, left)
+                    left -= dealt_with
+                    self.progress.converted(dealt_with)
+                    yield done
+                self.progress.converted(left)
                 self.progress.unit_finished(shard, files[shard].size, time.monotonic() - began)
+
+
+def _data(matrix: Matrix) -> StoredTensor:
+    return matrix.codes if isinstance(matrix, Packed) else matrix.data
 
 
 def _factor(matrix: object, scalars: Mapping[Place, float]) -> float | None:

@@ -23,7 +23,7 @@ from hubconv.audit.sides import Matrix, shape_of
 from hubconv.ends import Source
 from hubconv.errors import SourceError
 from hubconv.formats import stored
-from hubconv.formats.fidelity import Fidelity
+from hubconv.formats.fidelity import quality_of
 from hubconv.formats.nvfp4 import Quality
 
 NOTHING: Final = Quality()
@@ -148,9 +148,7 @@ class _Rows:
     def quality(self, values: Floats, wanted: Floats, first: int, last: int) -> Quality:
         """How far they are from the source."""
         if self.codes is not None:
-            fidelity = Fidelity(self.cols)
-            fidelity.add(values, wanted, self.scales[first:last], self._factor)
-            return fidelity.quality
+            return quality_of(values, wanted, self.scales[first:last])
         return Quality(
             elements=wanted.size,
             error_sq=float(np.square(values - wanted).sum()),

@@ -66,6 +66,44 @@ def scale_faults(scales: npt.NDArray[np.uint8]) -> ScaleFaults:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Sums over each block of 16 values."""
+
+    error: Floats
+    wanted: Floats
+    decoded: Floats
+
+    @classmethod
+    def of(cls, decoded: Floats, wanted: Floats) -> "_Blocks":
+        tables = np.square(decoded - wanted), np.square(wanted), np.square(decoded)
+        return cls(*(table.reshape(-1, BLOCK).sum(1) for table in tables))
+
+    def quality(self, scales: npt.NDArray[np.uint8]) -> Quality:
+        relative = self.error / np.where(self.wanted == 0, 1, self.wanted)
+        return Quality(
+            elements=BLOCK * len(self.error),
+            blocks=len(self.error),
+            exact_blocks=int((self.error == 0).sum()),
+            flushed_blocks=int(((self.wanted > 0) & (self.decoded == 0)).sum()),
+            low_scales=int((E4M3_VALUES[scales] < MIN_SEARCHED_SCALE).sum()),
+            error_sq=float(self.error.sum()),
+            weight_sq=float(self.wanted.sum()),
+            worst_block=math.sqrt(float(relative.max(initial=0))),
+        )
+
+
+def quality_of(decoded: Floats, wanted: Floats, scales: npt.NDArray[np.uint8]) -> Quality:
+    """How far some decoded rows are from the source's.
+
+    Args:
+        decoded: [rows, cols], finite.
+        wanted: [rows, cols], finite.
+        scales: [rows, cols / 16] uint8, the block scales they were decoded with.
+    """
+    return _Blocks.of(decoded, wanted).quality(scales)
+
+
 class Fidelity:
     """Sums over the windows of one weight, decoded and as the source has it. Not thread safe.
 
@@ -101,42 +139,30 @@ class Fidelity:
         """
         self.rows += len(decoded)
         bad = ~np.isfinite(decoded)
-        self.nonfinite += int(bad.sum())
-        decoded = np.where(bad, 0.0, decoded)
-        errors = np.square(decoded - wanted)
+        if bad.any():
+            self.nonfinite += int(bad.sum())
+            decoded = np.where(bad, 0.0, decoded)
+        blocks = _Blocks.of(decoded, wanted)
+        self._count_blocks(blocks, scales, global_scale)
         squares, ours, dots = np.square(wanted), np.square(decoded), decoded * wanted
-        self._count_blocks(errors, squares, ours, scales, global_scale)
-        self._decoded_sq += float(ours.sum())
-        self._dot += float(dots.sum())
         self._by_col += np.stack([squares.sum(0), ours.sum(0), dots.sum(0)])
-        by_row = squares.sum(1), ours.sum(1), dots.sum(1)
-        self._unfit_by_row += _unfit(*by_row)
+        row = (len(decoded), -1)
+        dot = dots.reshape(-1, BLOCK).sum(1).reshape(row).sum(1)
+        square, mine = blocks.wanted.reshape(row).sum(1), blocks.decoded.reshape(row).sum(1)
+        self._decoded_sq += float(mine.sum())
+        self._dot += float(dot.sum())
+        self._unfit_by_row += _unfit(square, mine, dot)
 
     def _count_blocks(
-        self,
-        errors: Floats,
-        squares: Floats,
-        ours: Floats,
-        scales: npt.NDArray[np.uint8],
-        global_scale: float,
+        self, blocks: "_Blocks", scales: npt.NDArray[np.uint8], global_scale: float
     ) -> None:
-        error, square, mine = (table.reshape(-1, BLOCK).sum(1) for table in (errors, squares, ours))
         floor = FLOOR * abs(global_scale)
         if not math.isfinite(floor):
             floor = 0.0
-        self.far_blocks += int((np.sqrt(error) > SOUND_ERROR * np.sqrt(square) + floor).sum())
-        self._floor_sq += floor * floor * len(error)
-        relative = error / np.where(square == 0, 1, square)
-        self._quality += Quality(
-            elements=errors.size,
-            blocks=len(error),
-            exact_blocks=int((error == 0).sum()),
-            flushed_blocks=int(((square > 0) & (mine == 0)).sum()),
-            low_scales=int((E4M3_VALUES[scales] < MIN_SEARCHED_SCALE).sum()),
-            error_sq=float(error.sum()),
-            weight_sq=float(square.sum()),
-            worst_block=math.sqrt(float(relative.max(initial=0))),
-        )
+        bound = SOUND_ERROR * np.sqrt(blocks.wanted) + floor
+        self.far_blocks += int((np.sqrt(blocks.error) > bound).sum())
+        self._floor_sq += floor * floor * len(blocks.error)
+        self._quality += blocks.quality(scales)
 
     @property
     def quality(self) -> Quality:
