@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from hubconv.cli.compare import compare
 from hubconv.cli.convert import convert
 from hubconv.cli.demo import demo
 from hubconv.cli.failure import report_failure, report_unforeseen, report_usage
@@ -58,7 +59,9 @@ def group() -> None:
     """  # noqa: D301 - click wants the character, so that lines stay as they are
 
 
-for command in (convert, plan, work, publish, status, abort, gc, verify, jobs, demo, hub):
+for command in (
+    convert, plan, work, publish, status, abort, gc, verify, compare, jobs, demo, hub,
+):  # fmt: skip
     group.add_command(command)
 
 

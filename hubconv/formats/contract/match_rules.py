@@ -100,7 +100,14 @@ def modelopt_readers(config: Mapping[str, Any]) -> list[Reader]:
 def match_findings(modules: Mapping[str, Module], readers: Sequence[Reader]) -> Iterator[Finding]:
     """Modules that some loader takes for something else than they are."""
     kinds = {name: module.kind for name, module in modules.items() if module.is_linear}
-    whole = asked(kinds)
+    layers: dict[str, list[str]] = {}
+    for name in kinds:
+        if modules[name].container:
+            layers.setdefault(modules[name].container, []).append(name)
+    alone = {name for members in layers.values() for name in members}
+    # Of a tensor of all experts engines ask for the layer, whatever the tensor is called.
+    whole = asked(name for name in kinds if name not in alone)
+    whole += [Asked(name, tuple(members), True) for name, members in layers.items()]
     single = [Asked(name, (name,)) for name in kinds]
     yield from _mixed_findings(whole, kinds)
     faults: dict[tuple[str, str, str], list[Engine]] = {}

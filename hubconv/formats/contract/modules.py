@@ -18,6 +18,10 @@ SUFFIXES: Final = frozenset({
     "input_global_scale",
     "scale",
 })
+FUSED_SUFFIXES: Final = ("_weight_scale_2", "_weight_scale", "_input_scale")
+"""Ends of names beside a tensor of all experts, which has no `.weight` of its own: ModelOpt's
+export of models that keep their experts in one tensor."""
+
 _CT_ONLY: Final = frozenset({"weight_packed", "weight_global_scale", "input_global_scale"})
 _NOT_LINEAR: Final = ("embed", "norm", "conv", "rotary", "wte", "wpe", "markov")
 _PLAIN: Final = frozenset({"BF16", "F16", "F32"})
@@ -51,12 +55,19 @@ class Module:
         kind: What its weight is.
         convention: Whose names an NVFP4 module bears; empty for other kinds.
         parts: Tensors by their last part, those of `SUFFIXES` only.
+        is_fused: Whether its tensors hold all experts of a layer.
     """
 
     name: str
     kind: Kind
     convention: Convention
     parts: Mapping[str, TensorLike]
+    is_fused: bool = False
+
+    @property
+    def container(self) -> str:
+        """`X.experts` of a module that holds all experts; empty for any other."""
+        return self.name.rpartition(".")[0] if self.is_fused else ""
 
     @property
     def is_linear(self) -> bool:
@@ -72,19 +83,32 @@ class Module:
 def modules_of(tensors: Iterable[TensorLike]) -> dict[str, Module]:
     """Modules by name; tensors that belong to none of `SUFFIXES` are left out."""
     parts: dict[str, dict[str, TensorLike]] = {}
+    bare: dict[str, TensorLike] = {}
+    fused: dict[str, dict[str, TensorLike]] = {}
     for tensor in tensors:
         module, _, last = tensor.name.rpartition(".")
         if module and last in SUFFIXES:
             parts.setdefault(module, {})[last] = tensor
-    return {name: _module(name, found) for name, found in parts.items()}
+            continue
+        end = next((end for end in FUSED_SUFFIXES if last.endswith(end)), "")
+        if end and last != end:
+            fused.setdefault(tensor.name.removesuffix(end), {})[end[1:]] = tensor
+        else:
+            bare[tensor.name] = tensor
+    for name, beside in fused.items():
+        if name in bare:
+            parts.setdefault(name, {}).update({"weight": bare[name], **beside})
+    return {name: _module(name, found, name in fused) for name, found in parts.items()}
 
 
-def _module(name: str, parts: Mapping[str, TensorLike]) -> Module:
+def _module(name: str, parts: Mapping[str, TensorLike], is_beside: bool) -> Module:
     kind = _kind(parts)
     convention: Convention = ""
     if kind == "nvfp4":
         convention = "compressed-tensors" if _CT_ONLY & parts.keys() else "modelopt"
-    return Module(name, kind, convention, parts)
+    codes = parts.get("weight_packed") or parts.get("weight")
+    is_fused = is_beside or (kind == "nvfp4" and codes is not None and len(codes.shape) == 3)
+    return Module(name, kind, convention, parts, is_fused)
 
 
 def _kind(parts: Mapping[str, TensorLike]) -> Kind:
