@@ -174,7 +174,9 @@ class _Audit:
         try:
             asked = dict((self._manifest or {}).get("recipe") or {})
             asked.pop("version", None)
-            asked["keep"] = tuple(map(str, asked.get("keep") or ()))
+            for name in ("keep", "quantize"):
+                asked[name] = tuple(map(str, asked.get(name) or ()))
+            asked.pop("input_scales_from", None)  # numbers, which no name or shape depends on
             return make_plan(self._origin, Recipe(**asked), __version__)
         except (HubconvError, TypeError, ValueError) as error:
             self._notes.append(f"the source could not be planned again: {error}")
@@ -215,14 +217,10 @@ def _partners(
         profile = choose_profile(config, tensors)
     except SourceError:
         return ()
-    modules = set(_packed(tensors))
-    sets: set[tuple[str, ...]] = set()
-    for module in modules:
-        parent, _, leaf = module.rpartition(".")
-        for members in profile.partners:
-            if parent and leaf in members:
-                sets.add(tuple(f"{parent}.{member}" for member in members))
-    return sorted(sets)
+    packed = _packed(tensors)
+    present = {*packed, *(name.removesuffix(".weight") for name in tensors)}
+    sets = {tuple(profile.partners_of(module, present)) for module in packed}
+    return sorted(members for members in sets if members)
 
 
 def _expected(plan: Plan | None) -> dict[str, tuple[str, tuple[int, ...]]] | None:

@@ -78,7 +78,7 @@ class Plan:
     def twice_bytes(self) -> int:
         """Bytes read from shards other than the unit's own: foreign scales and partners."""
         return sum(
-            tensor.nbytes for unit in self.units for tensor in foreign_reads(unit, self.sets)
+            tensor.span for unit in self.units for tensor in foreign_reads(unit, self.sets)
         )
 
 
@@ -145,6 +145,7 @@ def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
         warnings=(
             *_warnings(inventory, jobs, units, source_bytes),
             *_absent(inventory, profile),
+            *(hint.text for hint in profile.for_config(inventory.config).hints),
             *copies.warnings,
         ),
     )
@@ -182,6 +183,9 @@ def plan_id(
     files = source.files()
     asked = asdict(recipe) | {"layout": layout, "policy": recipe.policy or profile.default_policy}
     del asked["allow_flushed"], asked["code"]  # the latter shows in what is copied
+    for name in ("quantize", "input_scales_from"):  # younger than the plans of older versions
+        if not asked[name]:
+            del asked[name]
     read = {*inventory.shards, *copied, "config.json"}
     inputs = sorted(
         (entry.path, entry.size, entry.sha256 or entry.stamp)
