@@ -341,7 +341,7 @@ MIMO_MTP = """
 """
 
 MIMO_V2_FLASH = Recipe(
-    shards=("model_0.safetensors", "model_1_linear_fc1.safetensors", "model_mtp.safetensors"),
+    shards=base.numbered("model_{}.safetensors", 3, first=0),
     body=[
         ("model.", base.EMBED),
         ("model.layers.0.", MIMO_ATTENTION + base.NORMS + base.DENSE),
