@@ -247,7 +247,7 @@ def _fate(item: Found, rules: _Rules) -> tuple[Action, str, str]:
         quantized = rules.profile.mtp_roles if rules.recipe.mtp == "nvfp4" else frozenset()
     if asked and item.weight is not None and not kept:
         refused = _never(role.name, is_mtp, rules)
-        if refused:
+        if refused and role.name not in quantized:
             return ("keep", role.name, refused)
         quantized |= {role.name}
     if role.name not in quantized or item.weight is None:
@@ -265,9 +265,8 @@ def _never(role: str, is_mtp: bool, rules: _Rules) -> str:
         role in roles for roles in (*rules.profile.policies.values(), rules.profile.mtp_roles)
     ):
         return "no engine loads it as NVFP4"
-    if is_mtp and role not in rules.profile.mtp_roles:
-        return "no engine loads it as NVFP4 in an MTP layer"
-    return ""
+    # That MTP layers are like others in their names is no reason to quantize them unasked.
+    return "--mtp decides of MTP layers" if is_mtp else ""
 
 
 def _parted(item: Found, rules: _Rules, config: Mapping[str, Any]) -> list[Found]:

@@ -107,8 +107,9 @@ def render_terminal(report: Report, width: int = 100) -> str:
         lines += [
             "",
             f"{report.quality.count} NVFP4 weights, relative error "
-            f"{quality.relative_error:.4f}, {100 * quality.exact_blocks / blocks:.1f} % of the "
-            f"blocks exact, {quality.flushed_blocks} flushed to zero",
+            f"{quality.relative_error:.4f}, {quality.exact_blocks} of {quality.blocks} blocks exact "
+            f"({100 * quality.exact_blocks / blocks:.1f} %), {quality.flushed_blocks} flushed to "
+            "zero",
             *_qualities("role", report.by_role),
             *_qualities("layer", report.by_layer),
             *_qualities("farthest from the source", report.worst),
