@@ -17,6 +17,7 @@ from hubconv.journal import Note
 from hubconv.opening import (
     Scratch,
     caches_in,
+    open_lender,
     open_source,
     parse_target,
     refuse_renamed,
@@ -115,9 +116,11 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
             refuse_same(f"hf://{source.ref}", request.target)
             refuse_renamed(request.source, source)
         target = open_target(request, scratch, stop)
-        restricted = source.restricted
+        lender = open_lender(request.recipe.input_scales_from, scratch, stop.at_once)
+        # Numbers of a closed checkpoint are not published openly either.
+        restricted = source.restricted or (lender.restricted if lender else "")
         target.check(restricted)
-        planned = make_plan(source, request.recipe, __version__)
+        planned = make_plan(source, request.recipe, __version__, lender)
         if request.expected is not None:
             request.expected.hold_against(planned)
         doubt = target.doubt(planned.target_bytes)

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hubconv.ends import FileEntry, Source
@@ -19,6 +19,7 @@ from hubconv.formats.layouts.base import Activations, Layout, Linear, ModelFacts
 from hubconv.profiles import Profile, choose_profile
 from hubconv.profiles.needs import missing
 from hubconv.profiles.stored_as import fp8_block_of
+from hubconv.steps.borrowed import borrowed_scales
 from hubconv.steps.copies import choose_copies
 from hubconv.steps.decide import RECIPE_VERSION, Job, Recipe, decide
 from hubconv.steps.inventory import Inventory, take_inventory
@@ -49,6 +50,7 @@ class Plan:
         copies: Files of the source that travel along unchanged.
         source_bytes: Bytes of the source's weight files.
         warnings: What the user should know before it starts.
+        input_scales: Activation scales by module, where they come from another checkpoint.
     """
 
     plan_id: str
@@ -68,6 +70,7 @@ class Plan:
     copies: tuple[FileEntry, ...]
     source_bytes: int
     warnings: tuple[str, ...]
+    input_scales: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def target_bytes(self) -> int:
@@ -82,20 +85,23 @@ class Plan:
         )
 
 
-def make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
-    """Plan a conversion; reads headers, config and index, nothing else.
+def make_plan(
+    source: Source, recipe: Recipe, version: str, lender: Source | None = None
+) -> Plan:
+    """Plan a conversion; reads headers, config and index, nothing else of the source.
 
     Args:
         source: Pinned.
         recipe: What the user asked for.
         version: hubconv's version, written into the result.
+        lender: The checkpoint that the recipe takes activation scales from, pinned.
 
     Raises:
         SourceError: The source cannot be converted as it stands.
         UsageError: The recipe asks for something the family does not have.
     """
     with _no_collection():
-        return _make_plan(source, recipe, version)
+        return _make_plan(source, recipe, version, lender)
 
 
 @contextmanager
@@ -110,7 +116,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
+def _make_plan(source: Source, recipe: Recipe, version: str, lender: Source | None) -> Plan:
     inventory = take_inventory(source)
     _refuse_nvfp4(inventory, source.ref)
     profile = choose_profile(inventory.config, inventory.tensors)
@@ -125,8 +131,12 @@ def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
     if recipe.mtp == "drop":
         files["config.json"] = _without_mtp(files["config.json"])
     source_bytes = sum(source.files()[shard].size for shard in inventory.shards)
+    sets = partner_sets(jobs)
+    scales = _input_scales(jobs, sets, recipe, lender)
+    if lender is not None:
+        recipe = replace(recipe, input_scales_from=_pinned(lender))
     return Plan(
-        plan_id=plan_id(source, inventory, profile, chosen.name, recipe, copies.paths),
+        plan_id=plan_id(source, inventory, profile, chosen.name, recipe, copies.paths, scales),
         source=source.ref,
         commit=source.commit,
         profile=profile.name,
@@ -137,7 +147,7 @@ def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
         recipe=recipe,
         jobs=jobs,
         units=units,
-        sets=partner_sets(jobs),
+        sets=sets,
         facts=facts,
         files=files,
         copies=copies.entries,
@@ -148,7 +158,42 @@ def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
             *(hint.text for hint in profile.for_config(inventory.config).hints),
             *copies.warnings,
         ),
+        input_scales=scales,
     )
+
+
+def _input_scales(
+    jobs: tuple[Job, ...],
+    sets: Mapping[str, PartnerSet],
+    recipe: Recipe,
+    lender: Source | None,
+) -> dict[str, float]:
+    """Activation scales that are taken from another checkpoint; none where none are asked for.
+
+    Raises:
+        UsageError: Nothing would be written, or a number is given besides.
+    """
+    if not recipe.input_scales_from:
+        return {}
+    if lender is None:
+        raise ValueError("the recipe takes activation scales from a checkpoint that is not open")
+    if recipe.input_scale != Recipe().input_scale:
+        raise UsageError(
+            "--input-scale and --input-scales-from both say what the activation scales are.",
+            "Leave one of them out.",
+        )
+    if not any(output.content == "input_scale" for job in jobs for output in job.writes):
+        raise UsageError(
+            "--input-scales-from has nothing to write to: for weights alone compressed-tensors "
+            "stores no activation scale, and vLLM and SGLang make no parameter for one.",
+            "Add --activations w4a4, or choose --layout modelopt.",
+        )
+    return borrowed_scales(lender, sets)
+
+
+def _pinned(lender: Source) -> str:
+    """The word for a checkpoint as it is now."""
+    return f"hf://{lender.ref}@{lender.commit}" if lender.commit else lender.ref
 
 
 def choose_layout(profile: Profile, recipe: Recipe) -> Layout:
@@ -174,6 +219,7 @@ def plan_id(
     layout: str,
     recipe: Recipe,
     copied: Collection[str],
+    input_scales: Mapping[str, float] | None = None,
 ) -> str:
     """Stands for everything that decides the bytes of the result, and nothing besides.
 
@@ -183,9 +229,9 @@ def plan_id(
     files = source.files()
     asked = asdict(recipe) | {"layout": layout, "policy": recipe.policy or profile.default_policy}
     del asked["allow_flushed"], asked["code"]  # the latter shows in what is copied
-    for name in ("quantize", "input_scales_from"):  # younger than the plans of older versions
-        if not asked[name]:
-            del asked[name]
+    del asked["input_scales_from"]  # the numbers count, wherever they come from
+    if not recipe.quantize:  # younger than the plans of older versions
+        del asked["quantize"]
     read = {*inventory.shards, *copied, "config.json"}
     inputs = sorted(
         (entry.path, entry.size, entry.sha256 or entry.stamp)
@@ -200,6 +246,8 @@ def plan_id(
         "recipe": asked,
         "recipe_version": RECIPE_VERSION,
     }
+    if input_scales:
+        facts["input_scales"] = sorted(input_scales.items())
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
