@@ -133,9 +133,7 @@ def _demanded(
         for layer in sorted({*range(layers), *seen}):
             kind = seen.get(layer, "dense")
             kind = absent if kind == "dense" else kind
-            if not _fits(need, kind, is_mtp=layer >= layers) or not holds(
-                need.when, config, layer
-            ):
+            if not _fits(need, kind, is_mtp=layer >= layers) or not holds(need.when, config, layer):
                 continue
             places = [f"{root}layers.{layer}."]
             if need.each == "expert":

@@ -258,7 +258,9 @@ def _profile(name: str, data: Mapping[str, Any]) -> Profile:
         may_lack=frozenset(m[:-1] for each in partners for m in each if m.endswith("?")),
         index_only=tuple(re.compile(pattern) for pattern in data.get("index_only", ())),
         drops=tuple((re.compile(d["pattern"]), d["reason"]) for d in data.get("drops", ())),
-        unloadable=tuple((re.compile(u["pattern"]), u["reason"]) for u in data.get("unloadable", ())),
+        unloadable=tuple(
+            (re.compile(u["pattern"]), u["reason"]) for u in data.get("unloadable", ())
+        ),
         recodes=tuple(_recode(recode) for recode in data.get("recodes", ())),
         mtp_from=mtp.get("from_key", ""),
         mtp_roles=frozenset(mtp.get("roles", ())),

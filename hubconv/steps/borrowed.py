@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 
 from hubconv.ends import Source
-from hubconv.errors import SourceError
+from hubconv.errors import SourceError, UsageError
 from hubconv.formats.checkpoint import StoredTensor
-from hubconv.steps.decide import Job
+from hubconv.steps.decide import Job, Recipe
 from hubconv.steps.inventory import HEADER_THREADS, Inventory, take_inventory
 from hubconv.steps.partners import some
 from hubconv.steps.shards import PartnerSet
@@ -24,6 +24,47 @@ GAP_BYTES: Final = 64 * 1024
 
 _MULTIPLIER: Final = "input_scale"
 _DIVISOR: Final = "input_global_scale"
+
+
+def asked_scales(
+    jobs: Sequence[Job],
+    sets: Mapping[str, PartnerSet],
+    recipe: Recipe,
+    lender: Source | None,
+) -> dict[str, float]:
+    """Activation scales that are taken from another checkpoint; none where none are asked for.
+
+    Args:
+        jobs: Every job of the plan.
+        sets: Its partner sets.
+        recipe: What was asked for.
+        lender: The checkpoint that the recipe names, pinned.
+
+    Raises:
+        UsageError: Nothing would be written, or a number is given besides.
+        SourceError: The checkpoint's scales do not belong to these weights.
+    """
+    if not recipe.input_scales_from:
+        return {}
+    if lender is None:
+        raise ValueError("the recipe takes activation scales from a checkpoint that is not open")
+    if recipe.input_scale != Recipe().input_scale:
+        raise UsageError(
+            "--input-scale and --input-scales-from both say what the activation scales are.",
+            "Leave one of them out.",
+        )
+    if not any(output.content == "input_scale" for job in jobs for output in job.writes):
+        raise UsageError(
+            "--input-scales-from has nothing to write to: for weights alone compressed-tensors "
+            "stores no activation scale, and vLLM and SGLang make no parameter for one.",
+            "Add --activations w4a4, or choose --layout modelopt.",
+        )
+    return borrowed_scales(lender, sets)
+
+
+def pinned(lender: Source) -> str:
+    """The word for a checkpoint as it is now."""
+    return f"hf://{lender.ref}@{lender.commit}" if lender.commit else lender.ref
 
 
 def borrowed_scales(lender: Source, sets: Mapping[str, PartnerSet]) -> dict[str, float]:
@@ -46,8 +87,8 @@ def borrowed_scales(lender: Source, sets: Mapping[str, PartnerSet]) -> dict[str,
         raise SourceError(
             f"{lender.ref} has no activation scale for {len(missing)} of the {len(jobs)} weights "
             f"that become NVFP4: {some(missing)}.",
-            "Choose a --policy that quantizes what it quantizes, --keep the others, or name another "
-            "checkpoint with --input-scales-from.",
+            "Choose a --policy that quantizes what it quantizes, --keep the others, or name "
+            "another checkpoint with --input-scales-from.",
         )
     tensors = {module: tensor for module, tensor in found.items() if tensor is not None}
     values = _read(lender, list(tensors.values()))
@@ -98,9 +139,7 @@ def _read(lender: Source, tensors: Sequence[StoredTensor]) -> dict[str, float]:
         raw = lender.read(run[0].shard, begin, end)
         if len(raw) != end - begin:
             raise SourceError(f"{run[0].shard} of {lender.ref} ends inside {run[-1].name}.")
-        return [
-            (t.name, float(np.frombuffer(raw, "<f4", 1, t.begin - begin)[0])) for t in run
-        ]
+        return [(t.name, float(np.frombuffer(raw, "<f4", 1, t.begin - begin)[0])) for t in run]
 
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         return dict(pair for pairs in pool.map(fetch, list(_runs(tensors))) for pair in pairs)

@@ -226,13 +226,12 @@ def _refuse_idle(rules: _Rules, fates: Mapping[str, tuple[Action, str, str]]) ->
 def _fate(item: Found, rules: _Rules) -> tuple[Action, str, str]:
     """(action, role, reason) of a weight or bare tensor, its partners not yet considered."""
     name = item.data.name
-    kept = any(pattern.search(name) for pattern in rules.keep)
     for pattern, reason in rules.profile.drops:
         if pattern.search(name):
             return ("drop", "dropped", reason)
     role = rules.profile.role_of(name)
     if role is None:
-        if kept:
+        if any(pattern.search(name) for pattern in rules.keep):
             return ("keep", "other", "--keep")
         raise UnknownTensorError(
             f"{name} in {item.data.shard} ({item.data.dtype} {list(item.data.shape)}) is not a "
@@ -242,21 +241,28 @@ def _fate(item: Found, rules: _Rules) -> tuple[Action, str, str]:
     is_mtp = _is_mtp(name, rules)
     if is_mtp and rules.recipe.mtp == "drop":
         return ("drop", role.name, "--mtp drop")
-    quantized, asked = rules.quantized, any(p.search(name) for p in rules.quantize)
+    why = _why_kept(item, role.name, is_mtp, rules)
+    return ("nvfp4", role.name, "") if why is None else ("keep", role.name, why)
+
+
+def _why_kept(item: Found, role: str, is_mtp: bool, rules: _Rules) -> str | None:
+    """Why a tensor stays, empty where its role says it; None where it becomes NVFP4."""
+    quantized = rules.quantized
     if is_mtp:
         quantized = rules.profile.mtp_roles if rules.recipe.mtp == "nvfp4" else frozenset()
-    if asked and item.weight is not None and not kept:
-        refused = _never(role.name, is_mtp, rules)
-        if refused and role.name not in quantized:
-            return ("keep", role.name, refused)
-        quantized |= {role.name}
-    if role.name not in quantized or item.weight is None:
-        return ("keep", role.name, "MTP layer" if is_mtp and role.name in rules.quantized else "")
+    kept = any(pattern.search(item.data.name) for pattern in rules.keep)
+    asked = any(pattern.search(item.data.name) for pattern in rules.quantize)
+    if asked and item.weight is not None and not kept and role not in quantized:
+        refused = _never(role, is_mtp, rules)
+        if refused:
+            return refused
+        quantized |= {role}
+    if role not in quantized or item.weight is None:
+        return "MTP layer" if is_mtp and role in rules.quantized else ""
     if kept:
-        return ("keep", role.name, "--keep")
-    if item.weight.cols % BLOCK:
-        return ("keep", role.name, f"{item.weight.cols} columns are no multiple of {BLOCK}")
-    return ("nvfp4", role.name, "")
+        return "--keep"
+    whole = item.weight.cols % BLOCK == 0
+    return None if whole else f"{item.weight.cols} columns are no multiple of {BLOCK}"
 
 
 def _never(role: str, is_mtp: bool, rules: _Rules) -> str:

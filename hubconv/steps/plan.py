@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from hubconv.ends import FileEntry, Source
 from hubconv.errors import SourceError, UsageError
@@ -19,7 +19,7 @@ from hubconv.formats.layouts.base import Activations, Layout, Linear, ModelFacts
 from hubconv.profiles import Profile, choose_profile
 from hubconv.profiles.needs import missing
 from hubconv.profiles.stored_as import fp8_block_of
-from hubconv.steps.borrowed import borrowed_scales
+from hubconv.steps.borrowed import asked_scales, pinned
 from hubconv.steps.copies import choose_copies
 from hubconv.steps.decide import RECIPE_VERSION, Job, Recipe, decide
 from hubconv.steps.inventory import Inventory, take_inventory
@@ -80,14 +80,10 @@ class Plan:
     @property
     def twice_bytes(self) -> int:
         """Bytes read from shards other than the unit's own: foreign scales and partners."""
-        return sum(
-            tensor.span for unit in self.units for tensor in foreign_reads(unit, self.sets)
-        )
+        return sum(tensor.span for unit in self.units for tensor in foreign_reads(unit, self.sets))
 
 
-def make_plan(
-    source: Source, recipe: Recipe, version: str, lender: Source | None = None
-) -> Plan:
+def make_plan(source: Source, recipe: Recipe, version: str, lender: Source | None = None) -> Plan:
     """Plan a conversion; reads headers, config and index, nothing else of the source.
 
     Args:
@@ -132,9 +128,9 @@ def _make_plan(source: Source, recipe: Recipe, version: str, lender: Source | No
         files["config.json"] = _without_mtp(files["config.json"])
     source_bytes = sum(source.files()[shard].size for shard in inventory.shards)
     sets = partner_sets(jobs)
-    scales = _input_scales(jobs, sets, recipe, lender)
+    scales = asked_scales(jobs, sets, recipe, lender)
     if lender is not None:
-        recipe = replace(recipe, input_scales_from=_pinned(lender))
+        recipe = replace(recipe, input_scales_from=pinned(lender))
     return Plan(
         plan_id=plan_id(source, inventory, profile, chosen.name, recipe, copies.paths, scales),
         source=source.ref,
@@ -162,38 +158,10 @@ def _make_plan(source: Source, recipe: Recipe, version: str, lender: Source | No
     )
 
 
-def _input_scales(
-    jobs: tuple[Job, ...],
-    sets: Mapping[str, PartnerSet],
-    recipe: Recipe,
-    lender: Source | None,
-) -> dict[str, float]:
-    """Activation scales that are taken from another checkpoint; none where none are asked for.
-
-    Raises:
-        UsageError: Nothing would be written, or a number is given besides.
-    """
-    if not recipe.input_scales_from:
-        return {}
-    if lender is None:
-        raise ValueError("the recipe takes activation scales from a checkpoint that is not open")
-    if recipe.input_scale != Recipe().input_scale:
-        raise UsageError(
-            "--input-scale and --input-scales-from both say what the activation scales are.",
-            "Leave one of them out.",
-        )
-    if not any(output.content == "input_scale" for job in jobs for output in job.writes):
-        raise UsageError(
-            "--input-scales-from has nothing to write to: for weights alone compressed-tensors "
-            "stores no activation scale, and vLLM and SGLang make no parameter for one.",
-            "Add --activations w4a4, or choose --layout modelopt.",
-        )
-    return borrowed_scales(lender, sets)
-
-
-def _pinned(lender: Source) -> str:
-    """The word for a checkpoint as it is now."""
-    return f"hf://{lender.ref}@{lender.commit}" if lender.commit else lender.ref
+_V4_RULE: Final = (
+    "vLLM and SGLang take this model's NVFP4 from an fp8 configuration with moe_quant_algo alone"
+)
+_OTHERS_RULE: Final = "vLLM takes fp8 with moe_quant_algo for model_type deepseek_v4 alone"
 
 
 def choose_layout(profile: Profile, recipe: Recipe) -> Layout:
@@ -205,8 +173,10 @@ def choose_layout(profile: Profile, recipe: Recipe) -> Layout:
     name = recipe.layout or profile.layouts[0]
     chosen = find_layout(name)
     if name not in profile.layouts:
+        rule = _V4_RULE if "modelopt-v4" in profile.layouts else _OTHERS_RULE
         raise UsageError(
-            f"{profile.title} cannot be written in the layout {name}: no engine would load it.",
+            f"{profile.title} cannot be written in the layout {name}, no engine would load it: "
+            f"{rule}.",
             f"Layouts it has: {', '.join(profile.layouts)}.",
         )
     return chosen

@@ -106,8 +106,8 @@ def render_terminal(report: Report, width: int = 100) -> str:
     if report.quality.count:
         lines += [
             "",
-            f"{report.quality.count} NVFP4 weights, relative error "
-            f"{quality.relative_error:.4f}, {quality.exact_blocks} of {quality.blocks} blocks exact "
+            f"{report.quality.count} NVFP4 weights, relative error {quality.relative_error:.4f}, "
+            f"{quality.exact_blocks} of {quality.blocks} blocks exact "
             f"({100 * quality.exact_blocks / blocks:.1f} %), {quality.flushed_blocks} flushed to "
             "zero",
             *_qualities("role", report.by_role),

@@ -332,7 +332,9 @@ MIMO_ATTENTION = """
     self_attn.o_proj.weight        bf16 256 128
     self_attn.attention_sink_bias  f32 4
 """
-MIMO_MOE = base.EXPERTS + base.ROUTER.replace("gate.weight                  bf16", "gate.weight f32")
+MIMO_MOE = base.EXPERTS + base.ROUTER.replace(
+    "gate.weight                  bf16", "gate.weight f32"
+)
 MIMO_MTP = """
     enorm.weight            norm 256
     hnorm.weight            norm 256
@@ -373,7 +375,8 @@ QWEN35_FP8 = replace(
 LLAMA_FP8_CHANNEL = replace(
     base.LLAMA_BF16,
     body=base.llama_of("row"),
-    config=configs.LLAMA | {configs.ENTRY: configs.GLM45_FP8[configs.ENTRY] | {"ignore": ["lm_head"]}},
+    config=configs.LLAMA
+    | {configs.ENTRY: configs.GLM45_FP8[configs.ENTRY] | {"ignore": ["lm_head"]}},
 )
 
 

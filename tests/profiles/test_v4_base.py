@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from profiles.walks import planned, result, source_folder, weights_of
 from checkpoints.broken import read_folder
+from profiles.walks import planned, result, source_folder, weights_of
 
-from hubconv.steps.report import card_of, make_report, Run
 from hubconv.card import SourceCard
+from hubconv.steps.report import Run, card_of, make_report
 from hubconv.steps.tables import render_terminal
 
 

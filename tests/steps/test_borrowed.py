@@ -203,8 +203,9 @@ def test_what_contradicts_itself_is_refused_with_the_rule(lender):
 
 
 def test_a_lender_on_a_hub_is_pinned_and_named(xet_studio, tmp_path):
-    target, theirs = xet_studio.name(), xet_studio.put(
-        lender_of(tmp_path / "lender"), xet_studio.name("lender")
+    target, theirs = (
+        xet_studio.name(),
+        xet_studio.put(lender_of(tmp_path / "lender"), xet_studio.name("lender")),
     )
     words = ["--activations", "w4a4", "--layout", "modelopt", "--device", "cpu"]
     done = xet_studio.command(

@@ -126,7 +126,9 @@ def test_turned_matrices_that_may_lie_upright_are_refused(tmp_path, like, shape)
     folder = copy_of(TURNED, tmp_path / "source")
     for path in shards(folder):
         tensors = [
-            replace(t, shape=shape, data=bytes(2 * math.prod(shape))) if t.name.endswith(like) else t
+            replace(t, shape=shape, data=bytes(2 * math.prod(shape)))
+            if t.name.endswith(like)
+            else t
             for t in read(path)
         ]
         _rewrite(path, tensors)
@@ -170,10 +172,7 @@ def test_a_stack_of_scales_must_be_as_high_as_that_of_weights(tmp_path):
     folder = copy_of("step35_fp8", tmp_path / "source")
     name = "model.layers.1.moe.down_proj.weight_scale_inv"
     for path in shards(folder):
-        tensors = [
-            replace(t, shape=(8, 1, 2)) if t.name == name else t
-            for t in read(path)
-        ]
+        tensors = [replace(t, shape=(8, 1, 2)) if t.name == name else t for t in read(path)]
         _rewrite(path, tensors)
 
     with pytest.raises(ScaleError, match=r"must be the scales of 4 experts, one after the other"):

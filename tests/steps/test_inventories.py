@@ -85,5 +85,5 @@ def test_a_published_checkpoint_is_planned_within_seconds(name):
 
 
 def test_gpt_oss_is_refused_with_the_reason():
-    with pytest.raises(SourceError, match="no NVFP4 ones: .* gate and up rows in turn and biases"):
+    with pytest.raises(SourceError, match=r"no NVFP4 ones: .* gate and up rows in turn and biases"):
         make_plan(HeadersOnly("gpt-oss-20b", 3), Recipe(), "0")

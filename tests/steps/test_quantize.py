@@ -1,4 +1,4 @@
-"""--quantize: what a policy leaves alone becomes NVFP4 where engines can load it so, and no further."""
+"""--quantize: what a policy leaves alone becomes NVFP4, where engines can load it so."""
 
 import pytest
 from profiles.walks import plan_of, planned, result, source_folder
@@ -72,12 +72,14 @@ def test_what_is_kept_stays_whatever_else_is_asked():
 
 
 def test_a_part_of_what_engines_fuse_is_refused():
-    with pytest.raises(SourceError, match="partner .*q_proj becomes NVFP4; engines fuse the two"):
+    with pytest.raises(SourceError, match=r"partner .*q_proj becomes NVFP4; engines fuse the two"):
         planned(source_folder("llama_bf16"), policy="mlp", quantize=(r"layers\.0\..*q_proj",))
 
 
 def test_deepseek_v4_takes_nothing_but_routed_experts():
-    with pytest.raises(UsageError, match=r"w1\.weight is shared_expert \(no engine loads it as NVFP4\)"):
+    with pytest.raises(
+        UsageError, match=r"w1\.weight is shared_expert \(no engine loads it as NVFP4\)"
+    ):
         planned(source_folder("deepseek_v4"), quantize=("shared_experts",))
     for policy in ("mlp", "linears"):
         with pytest.raises(UsageError, match="send every linear but the routed experts to FP8"):

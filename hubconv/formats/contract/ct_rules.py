@@ -12,9 +12,7 @@ LINEAR: Final = "ColumnParallelLinear"
 """A class of both engines; the target "Linear" is found within its name."""
 
 
-def vllm_ct_scheme(
-    module: str, config: Mapping[str, Any], *, whole: bool = False
-) -> str | None:
+def vllm_ct_scheme(module: str, config: Mapping[str, Any], *, whole: bool = False) -> str | None:
     """Name of the group, or None for a module that stays unquantized.
 
     Ignored: exact, or `re:` anchored at the start (vLLM 0.33 compressed_tensors/utils.py:53-70).
@@ -37,9 +35,7 @@ def vllm_ct_scheme(
     return targets[found] if found else None
 
 
-def sglang_ct_scheme(
-    module: str, config: Mapping[str, Any], *, whole: bool = False
-) -> str | None:
+def sglang_ct_scheme(module: str, config: Mapping[str, Any], *, whole: bool = False) -> str | None:
     """Name of the group, or None for an ignored module.
 
     Ignored: exact, a dotted suffix, or `re:` anchored at the start; targets: name, then class, then

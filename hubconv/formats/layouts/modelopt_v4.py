@@ -72,7 +72,7 @@ def _merged(facts: ModelFacts) -> dict[str, Any]:
     source = source_quantization(facts.config)
     # It names FP8 experts; those are NVFP4 now.
     source.pop("routed_experts_quant_method", None)
-    # Unless it says so, SGLang reads MTP's experts as MXFP4: 0.5.23 configs/model_config.py:728-746.
+    # Without it SGLang reads MTP's experts as MXFP4: 0.5.23 configs/model_config.py:728-746.
     if any(linear.fate == "fp8_block" and _ROUTED in linear.module for linear in facts.linears):
         source["routed_experts_quant_method"] = "fp8"
     block = facts.fp8_block or source.get("weight_block_size") or (128, 128)
