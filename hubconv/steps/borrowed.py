@@ -44,6 +44,11 @@ def asked_scales(
         UsageError: Nothing would be written, or a number is given besides.
         SourceError: The checkpoint's scales do not belong to these weights.
     """
+    if not (math.isfinite(recipe.input_scale) and np.float32(recipe.input_scale) > 0):
+        raise UsageError(
+            f"--input-scale {recipe.input_scale:g} is no scale: engines divide by it.",
+            "Give a number above zero; NVIDIA writes 1.",
+        )
     if not recipe.input_scales_from:
         return {}
     if lender is None:

@@ -14,6 +14,7 @@ from hubconv.formats.layouts.base import Activations, Layout
 from hubconv.formats.nvfp4 import BLOCK, Scales
 from hubconv.formats.stored import StoredWeight
 from hubconv.profiles import Profile
+from hubconv.profiles.roles import NO_ENGINE, why_never
 from hubconv.steps.copies import Code
 from hubconv.steps.fused import fused_parts
 from hubconv.steps.inventory import Inventory
@@ -267,10 +268,11 @@ def _why_kept(item: Found, role: str, is_mtp: bool, rules: _Rules) -> str | None
 
 def _never(role: str, is_mtp: bool, rules: _Rules) -> str:
     """Why a role cannot be NVFP4 whatever is asked for; empty where it can."""
-    if role in rules.profile.never or not any(
-        role in roles for roles in (*rules.profile.policies.values(), rules.profile.mtp_roles)
-    ):
-        return "no engine loads it as NVFP4"
+    profile = rules.profile
+    if role in profile.never:
+        return why_never(role)
+    if not any(role in roles for roles in (*profile.policies.values(), profile.mtp_roles)):
+        return profile.no_policies.get("linears", NO_ENGINE)
     # That MTP layers are like others in their names is no reason to quantize them unasked.
     return "--mtp decides of MTP layers" if is_mtp else ""
 

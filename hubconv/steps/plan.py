@@ -226,7 +226,8 @@ def _activations(layout: Layout, recipe: Recipe) -> Activations:
     if layout.name == "modelopt-v4":
         if recipe.activations == "w4a16":
             raise UsageError(
-                "The layout modelopt-v4 has no weight-only form: engines run its experts as W4A4.",
+                "The layout modelopt-v4 has no weight-only form: vLLM runs its experts as W4A4 "
+                "alone (models/deepseek_v4/quant_config.py:209-227).",
                 "Leave --activations out.",
             )
         return "w4a4"

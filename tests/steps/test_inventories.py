@@ -11,6 +11,7 @@ from hubconv.formats.checkpoint import nbytes_of
 from hubconv.progress import human_bytes
 from hubconv.steps.decide import Recipe
 from hubconv.steps.plan import make_plan
+from hubconv.steps.report import make_report
 from hubconv.steps.tables import plan_table
 
 PUBLISHED = {
@@ -40,6 +41,14 @@ EXPERTS = {
 
 RESULT_GB = {"DeepSeek-V4-Flash": 168.27, "DeepSeek-V4-Pro": 913.06}
 """Of the result's tensors, worked out by hand: 9/16 of a byte a weight, and the rest as it was."""
+
+PARALLEL = {
+    "DeepSeek-V4-Flash": 128,
+    "DeepSeek-V4-Pro": 64,
+    "DeepSeek-V3": 128,
+    "Qwen3-30B-A3B-FP8": 16,
+}
+"""Largest power of two that divides the columns of the experts' second matrix in blocks of 16."""
 
 SECONDS = 60
 """Of a processor, whatever else runs beside: a plan that is quadratic takes many times as long."""
@@ -78,6 +87,8 @@ def test_a_published_checkpoint_is_planned_within_seconds(name):
     assert sum(job.action == "nvfp4" for job in plan.jobs) == EXPERTS[name]
     assert len(plan.units) == SHARDS[name]
     assert f"-> {human_bytes(plan.target_bytes)} (" in shown
+    assert [row.limit for row in make_report(plan, ()).parallel] == [PARALLEL[name]]
+    assert f"Tensor parallelism up to {PARALLEL[name]} " in shown
     if name in RESULT_GB:
         tensors = sum(unit.data_bytes for unit in plan.units)
         assert tensors / 1e9 == pytest.approx(RESULT_GB[name], abs=0.005)

@@ -4,6 +4,8 @@ import pytest
 from profiles.walks import plan_of, planned, result, source_folder
 
 from hubconv.errors import SourceError, UsageError
+from hubconv.profiles import load_profiles
+from hubconv.profiles.roles import WHY_NEVER
 
 
 def fates(name, **recipe):
@@ -43,16 +45,25 @@ def test_nothing_that_no_engine_loads_is_quantized():
     found = fates("deepseek_v32", quantize=(r"self_attn\.",))
 
     assert found["model.layers.0.self_attn.o_proj"][0] == "nvfp4"
-    for leaf in ("kv_b_proj", "indexer.wq_b", "indexer.weights_proj"):
+    for leaf, rule in (
+        ("kv_b_proj", "split it after loading"),
+        ("indexer.wq_b", "deepseek_v2.py:710-718"),
+        ("indexer.weights_proj", "deepseek_v2.py:710-718"),
+    ):
         action, reason = found[f"model.layers.0.self_attn.{leaf}"]
-        assert (action in {"keep", "rename"}, reason) == (True, "no engine loads it as NVFP4")
+        assert action in {"keep", "rename"}
+        assert rule in reason
     assert found["model.layers.2.self_attn.o_proj"][1] == "--mtp decides of MTP layers"
 
 
 @pytest.mark.parametrize(
     ("name", "pattern", "says"),
     [
-        ("deepseek_v3", "lm_head", r"hits 1 tensors, .*lm_head.weight is head \(no engine loads"),
+        (
+            "deepseek_v3",
+            "lm_head",
+            r"hits 1 tensors, .*lm_head.weight is head \(an NVFP4 head .*issue 44081\)",
+        ),
         ("deepseek_v3", r"kv_b_proj\.", r"hits 3 tensors, and none of them can become NVFP4"),
         ("deepseek_v3", "nowhere", r"is found in no tensor's name"),
         ("deepseek_v3", r"layers\.2\.self_attn\.o_proj", r"--mtp decides"),
@@ -77,10 +88,20 @@ def test_a_part_of_what_engines_fuse_is_refused():
 
 
 def test_deepseek_v4_takes_nothing_but_routed_experts():
-    with pytest.raises(
-        UsageError, match=r"w1\.weight is shared_expert \(no engine loads it as NVFP4\)"
-    ):
+    with pytest.raises(UsageError, match=r"w1\.weight is shared_expert \(its loaders .* to FP8\)"):
         planned(source_folder("deepseek_v4"), quantize=("shared_experts",))
     for policy in ("mlp", "linears"):
         with pytest.raises(UsageError, match="send every linear but the routed experts to FP8"):
             planned(source_folder("deepseek_v4"), policy=policy)
+
+
+def test_every_role_that_is_never_quantized_has_a_reason_of_its_own():
+    roles = {role for profile in load_profiles() for role in profile.never}
+
+    assert roles == set(WHY_NEVER)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf"), 1e-50])
+def test_an_input_scale_that_is_none_is_refused_before_the_work(wrong):
+    with pytest.raises(UsageError, match="is no scale: engines divide by it"):
+        planned(source_folder("llama_bf16"), input_scale=wrong, activations="w4a4")
