@@ -59,8 +59,8 @@ class ModelOpt:
             raise UsageError(
                 f"{module} stays {weight.kind} with the {weight.scale_dtype} scale {scale_name} "
                 f"{list(weight.scale_shape)}, which the modelopt layout cannot hold: beside NVFP4 "
-                "its loaders take FP8 with F32 scales, of blocks, or one for the weight and one for "
-                "its activations.",
+                "its loaders take FP8 with F32 scales, of blocks, or one for the weight and one "
+                "for its activations.",
                 "Choose --layout compressed-tensors, or modelopt-v4 for DeepSeek V4.",
             )
         recode = "" if weight.scale_dtype == "F32" else "widen_to_f32"
