@@ -15,17 +15,16 @@ from hubconv.ends import FileEntry, Source
 from hubconv.errors import SourceError, UsageError
 from hubconv.formats.checkpoint import INDEX_NAME, write_index
 from hubconv.formats.layouts import layout as find_layout
-from hubconv.formats.layouts.base import Activations, Layout, Linear, ModelFacts
+from hubconv.formats.layouts.base import Activations, Layout, ModelFacts
 from hubconv.profiles import Profile, choose_profile
 from hubconv.profiles.needs import missing
-from hubconv.profiles.stored_as import fp8_block_of
 from hubconv.steps.borrowed import asked_scales, pinned
 from hubconv.steps.copies import choose_copies
 from hubconv.steps.decide import RECIPE_VERSION, Job, Recipe, decide
 from hubconv.steps.inventory import Inventory, take_inventory
+from hubconv.steps.linears import facts_of
 from hubconv.steps.partners import some
 from hubconv.steps.shards import PartnerSet, Unit, foreign_reads, partner_sets, plan_shards
-from hubconv.steps.spell import stands_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ def _make_plan(source: Source, recipe: Recipe, version: str, lender: Source | No
     activations = _activations(chosen, recipe)
     jobs = tuple(decide(inventory, profile, recipe, chosen, activations))
     units = plan_shards(jobs, recipe.max_shard_bytes)
-    facts = _facts(inventory, jobs, activations, version)
+    facts = facts_of(inventory, profile, jobs, activations, version)
     copies = choose_copies(source, inventory.config, recipe.code)
     _refuse_nothing_to_do(jobs, profile)
     files = _generated_files(inventory, chosen, facts, units)
@@ -251,24 +250,6 @@ def _refuse_nothing_to_do(jobs: tuple[Job, ...], profile: Profile) -> None:
             f"No tensor of this {profile.title} would become NVFP4.",
             "Choose another --policy, or fewer --keep patterns.",
         )
-
-
-def _facts(
-    inventory: Inventory, jobs: tuple[Job, ...], activations: Activations, version: str
-) -> ModelFacts:
-    linears = [
-        Linear(
-            job.module,
-            job.role,
-            "nvfp4" if job.action == "nvfp4" else stands_as(job.weight, job.writes),
-        )
-        for job in jobs
-        if job.linear and job.weight is not None and job.writes
-    ]
-    bare = [job.module for job in jobs if job.writes and not job.linear]
-    return ModelFacts(
-        inventory.config, linears, activations, fp8_block_of(inventory.config), version, bare
-    )
 
 
 def _generated_files(

@@ -80,8 +80,10 @@ def needs(plan: Plan) -> Mapping[str, int]:
         for group in plan.sets.values()
     )
     largest = max((size for size in held if size <= HELD_MEMORY), default=0)
+    # A turned weight is read with the whole matrix that it is stored in.
+    turned = (job.reads[0].span for job in plan.jobs if job.weight and job.weight.turned)
     return {
-        "memory_bytes": BASE_MEMORY + 2 * largest,
+        "memory_bytes": BASE_MEMORY + 2 * (largest + max(turned, default=0)),
         "disk_bytes": max(on_the_way, default=0),
         "folder_bytes": plan.target_bytes,
     }
