@@ -57,3 +57,15 @@ def test_plan_report_and_card_say_how_many_blocks_are_exact(base):
 
     assert told in render_terminal(report, 200)
     assert "FP8 by birth" in card_of(report, "org/x", SourceCard({}, "", ()))
+
+
+def test_all_else_stays_as_the_source_has_it(base):
+    source, tensors = read_folder(source_folder("deepseek_v4_base")), base.tensors
+    reads = [tensor.name for job in base.plan.jobs for tensor in job.reads]
+
+    assert sorted(reads) == sorted(source)
+    for job in base.plan.jobs:
+        for output in job.writes if job.action != "nvfp4" else ():
+            if not output.recode:
+                read = job.reads[output.source].name
+                assert tensors[output.name].data == source[read].data
