@@ -75,6 +75,17 @@ def open_target(
     return HubTarget(open_client(__version__, "", soon), ref.name, options, scratch, at_once)
 
 
+def open_lender(word: str, scratch: Path, at_once: AtOnce = never) -> Source | None:
+    """The checkpoint that activation scales are taken from, pinned; None where no word names one.
+
+    Args:
+        word: `--input-scales-from` as written.
+        scratch: Folder for shards on their way.
+        at_once: Asked in long waits; raises where the run must end now.
+    """
+    return open_source(word, "", scratch / "lender", at_once) if word else None
+
+
 def parse_target(word: str) -> EndRef:
     """A TARGET word.
 

@@ -263,7 +263,9 @@ class _Audit:
         try:
             asked = dict(self.result.manifest.get("recipe") or {})
             asked.pop("version", None)
-            asked["keep"] = tuple(map(str, asked.get("keep") or ()))
+            for name in ("keep", "quantize"):
+                asked[name] = tuple(map(str, asked.get(name) or ()))
+            asked.pop("input_scales_from", None)  # numbers, which no name or shape depends on
             return make_plan(self.origin.view, Recipe(**asked), __version__)
         except TemporaryError:
             raise
@@ -310,18 +312,24 @@ def _scalar_tensors(result: Result) -> list[StoredTensor]:
 
 def _partners(result: Result) -> list[tuple[str, ...]]:
     """Sets of modules that engines fuse, of which any is NVFP4."""
-    known = result.profile.partners if result.profile is not None else USUAL_PARTNERS
     sets: set[tuple[str, ...]] = set()
     for module in result.modules.values():
-        parent, _, leaf = module.name.rpartition(".")
-        if module.kind != "nvfp4" or module.is_fused or not parent:
+        if module.kind != "nvfp4" or module.is_fused:
             continue
-        for members in known:
-            names = tuple(f"{parent}.{member}" for member in members)
-            guessed = result.profile is None
-            if leaf in members and not (guessed and any(n not in result.modules for n in names)):
-                sets.add(names)
-    return sorted(sets)
+        if result.profile is not None:
+            sets.add(tuple(result.profile.partners_of(module.name, result.modules)))
+        else:
+            sets.update(_guessed(module.name, result))
+    return sorted(members for members in sets if members)
+
+
+def _guessed(module: str, result: Result) -> Iterator[tuple[str, ...]]:
+    """Sets of the usual names that a module is in, where all of their modules are there."""
+    parent, dot, leaf = module.rpartition(".")
+    for members in USUAL_PARTNERS:
+        names = tuple(f"{parent}.{member}" for member in members)
+        if dot and leaf in members and all(name in result.modules for name in names):
+            yield names
 
 
 def _expected(

@@ -8,7 +8,7 @@ others. The journal on the target is all that they share.
 """
 
 from hubconv.journal import DONE
-from hubconv.opening import Scratch, open_source
+from hubconv.opening import Scratch, open_lender, open_source
 from hubconv.pipeline.making import make
 from hubconv.pipeline.planfile import PlanFile
 from hubconv.pipeline.releasing import missing_shards, release
@@ -38,8 +38,10 @@ def plan(
         work_dir: Folder for temporary files.
     """
     with Scratch(work_dir) as scratch:
+        recipe = recipe or Recipe()
         opened_source = open_source(source, revision, scratch)
-        return make_plan(opened_source, recipe or Recipe(), __version__)
+        lender = open_lender(recipe.input_scales_from, scratch)
+        return make_plan(opened_source, recipe, __version__, lender)
 
 
 def convert(request: Request, progress: Progress | None = None) -> Outcome:

@@ -15,6 +15,7 @@ from hubconv.journal import Note, RunNote, ending_of
 from hubconv.opening import (
     Scratch,
     caches_in,
+    open_lender,
     open_source,
     open_target,
     refuse_renamed,
@@ -135,9 +136,11 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
             # Its pauses between tries save finished work: they end a little after a signal.
             stop.soon,
         )  # fmt: skip
-        restricted = source.restricted
+        lender = open_lender(request.recipe.input_scales_from, scratch, stop.at_once)
+        # Numbers of a closed checkpoint are not published openly either.
+        restricted = source.restricted or (lender.restricted if lender else "")
         target.check(restricted)
-        planned = make_plan(source, request.recipe, __version__)
+        planned = make_plan(source, request.recipe, __version__, lender)
         if request.expected is not None:
             request.expected.hold_against(planned)
         doubt = target.doubt(planned.target_bytes)

@@ -292,13 +292,18 @@ def _source_window(job: Job, source: Source, rows: int) -> stored.Window:
     if weight is None:
         raise ValueError(f"{job.module} has no weight")
     data = job.reads[0]
-    content = source.read(data.shard, data.begin, data.begin + rows * weight.row_bytes)
+    if weight.turned is not None:
+        matrix = np.frombuffer(source.read(data.shard, data.begin, data.end), np.uint8)
+        room = np.empty(rows * weight.row_bytes, np.uint8)
+        ready, content = stored.upright(weight, matrix, 0, room)
+        return stored.window(ready, 0, content)
+    stored_rows = source.read(data.shard, data.begin, data.begin + rows * weight.row_bytes)
     scale_bytes = b""
     if len(job.reads) > 1:
         scale = job.reads[1]
         size = -(-rows // weight.block[0]) * weight.scale_row_bytes
         scale_bytes = source.read(scale.shard, scale.begin, scale.begin + size)
-    return stored.window(weight, 0, content, scale_bytes)
+    return stored.window(weight, 0, stored_rows, scale_bytes)
 
 
 def _all(view: Source, tensor: StoredTensor) -> bytes:

@@ -1,5 +1,6 @@
 """The modules of a checkpoint as its tensors show them, whatever its configuration says."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
@@ -25,6 +26,7 @@ export of models that keep their experts in one tensor."""
 _CT_ONLY: Final = frozenset({"weight_packed", "weight_global_scale", "input_global_scale"})
 _NOT_LINEAR: Final = ("embed", "norm", "conv", "rotary", "wte", "wpe", "markov")
 _PLAIN: Final = frozenset({"BF16", "F16", "F32"})
+_STACK: Final = re.compile(r"(.+\.experts)\.(gate_up_proj|down_proj)")
 
 
 class TensorLike(Protocol):
@@ -75,17 +77,23 @@ class Module:
         weight = self.parts.get("weight") or self.parts.get("weight_packed")
         if self.kind == "nvfp4":
             return True
-        if weight is None or len(weight.shape) != 2:
+        if weight is None or len(weight.shape) != (3 if _STACK.fullmatch(weight.name) else 2):
             return False
         return not any(word in self.name for word in _NOT_LINEAR)
 
 
 def modules_of(tensors: Iterable[TensorLike]) -> dict[str, Module]:
-    """Modules by name; tensors that belong to none of `SUFFIXES` are left out."""
+    """Modules by name; tensors that belong to none of `SUFFIXES` are left out.
+
+    A stack of all experts' weights, `X.experts.down_proj`, counts as the first expert's module.
+    """
     parts: dict[str, dict[str, TensorLike]] = {}
     bare: dict[str, TensorLike] = {}
     fused: dict[str, dict[str, TensorLike]] = {}
     for tensor in tensors:
+        stack = _STACK.fullmatch(tensor.name)
+        if stack and len(tensor.shape) == 3 and tensor.dtype in _PLAIN:
+            parts.setdefault(f"{stack[1]}.0.{stack[2]}", {})["weight"] = tensor
         module, _, last = tensor.name.rpartition(".")
         if module and last in SUFFIXES:
             parts.setdefault(module, {})[last] = tensor
