@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from hubconv.cli.card import card
 from hubconv.cli.convert import convert
 from hubconv.cli.demo import demo
 from hubconv.cli.failure import report_failure, report_unforeseen, report_usage
@@ -57,7 +58,7 @@ def group() -> None:
     """  # noqa: D301 - click wants the character, so that lines stay as they are
 
 
-for command in (convert, plan, work, publish, status, abort, gc, verify, demo, hub):
+for command in (convert, plan, work, publish, status, abort, gc, verify, card, demo, hub):
     group.add_command(command)
 
 

@@ -19,6 +19,7 @@ from hubconv.embedded import (
     DEMO_ORG,
     DEMO_TOKEN,
     DEMO_USER,
+    api_collections,
     api_commits,
     api_pulls,
     api_repos,
@@ -40,6 +41,7 @@ _ROUTES = [
     *api_trees.ROUTES,
     *api_commits.ROUTES,
     *api_pulls.ROUTES,
+    *api_collections.ROUTES,
     *lfs.ROUTES,
     *downloads.ROUTES,
 ]

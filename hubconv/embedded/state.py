@@ -15,6 +15,7 @@ from hubconv.embedded.accounts import Accounts
 from hubconv.embedded.blobs import BlobStore
 from hubconv.embedded.catalog import Catalog
 from hubconv.embedded.refusals import Refusal
+from hubconv.embedded.shelves import Shelves
 from hubconv.embedded.xetstore import XetStore
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class State:
     blobs: BlobStore
     xet: XetStore
     catalog: Catalog
+    shelves: Shelves
     secret: bytes
     endpoint: str = ""
     cdn: str = ""
@@ -131,6 +133,7 @@ def open_state(root: Path, mode: Mode, knobs: Knobs) -> State:
         blobs=blobs,
         xet=XetStore(root),
         catalog=Catalog(root, blobs),
+        shelves=Shelves(root),
         secret=_secret(root / "secret"),
     )
 

@@ -8,6 +8,7 @@ others. The journal on the target is all that they share.
 """
 
 from hubconv.opening import Scratch, open_source
+from hubconv.pipeline.finishing import finished
 from hubconv.pipeline.making import make
 from hubconv.pipeline.planfile import PlanFile
 from hubconv.pipeline.releasing import missing_shards, release
@@ -49,10 +50,10 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
     """
     with opened(request, progress, computes=True) as run:
         if run.published is not None:
-            return _up_to_date(run)
+            return finished(run, _up_to_date(run))
         staging = run.stage()
         done = make(run, staging, run.plan.units)
-        return release(run, staging, done)
+        return finished(run, release(run, staging, done))
 
 
 def work(request: Request, part: Slice, progress: Progress | None = None) -> Worked:
@@ -89,11 +90,11 @@ def publish(request: Request, progress: Progress | None = None) -> Outcome:
     """
     with opened(request, progress, computes=False) as run:
         if run.published is not None:
-            return _up_to_date(run)
+            return finished(run, _up_to_date(run))
         if not run.target.begun(run.plan.plan_id):
             raise missing_shards(run, run.plan.units)
         staging = run.stage()
-        return release(run, staging, make(run, staging, ()))
+        return finished(run, release(run, staging, make(run, staging, ())))
 
 
 def _up_to_date(run: Run) -> Outcome:

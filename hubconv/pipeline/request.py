@@ -1,5 +1,6 @@
 """What a user asks of a run, and what a run answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,6 +35,8 @@ class Request:
         command: The command line that does all of it, for the card and for whoever goes on.
         template: Card template to use in place of hubconv's own.
         expected: The plan that it must come to; None for whatever it comes to.
+        collection: Collection of the Hub that the target joins once it is published.
+        digests: The outcome names the hash of every published file.
     """
 
     source: str
@@ -54,6 +57,8 @@ class Request:
     command: str = ""
     template: str = ""
     expected: PlanFile | None = None
+    collection: str = ""
+    digests: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,9 @@ class Outcome:
         units_made: Output shards made by this run.
         units_found: Output shards an earlier run had finished.
         seconds: Wall time.
+        digests: sha256 of every file that hubconv published, by path; empty unless asked for.
+        collection: Address of the collection that the target stands in; empty where it was not to
+            join one, or could not.
     """
 
     status: Literal["published", "up-to-date"]
@@ -99,6 +107,8 @@ class Outcome:
     units_made: int
     units_found: int
     seconds: float
+    digests: Mapping[str, str] = field(default_factory=dict)
+    collection: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,8 @@ def open_target(request: Request, scratch: Path, stop: Stop) -> Target:
     if ref.kind == "folder":
         if request.create_pr:
             raise UsageError("A folder has no pull requests.", "Leave --create-pr out.")
+        if request.collection:
+            raise UsageError("A folder stands in no collection.", "Leave --collection out.")
         return FolderTarget(Path(ref.name))
     from hubconv.hub.client import open_client
     from hubconv.hub.target import HubTarget, TargetOptions

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from hubconv.card import SourceCard, read_front_matter
+from hubconv.card import CardFacts, SourceCard, read_front_matter, render_card
 from hubconv.demo import deepseek_v4
 from hubconv.ends import Published
 from hubconv.folder import FolderSource
@@ -13,8 +13,9 @@ from hubconv.formats.nvfp4 import Quality
 from hubconv.records import TensorQuality, UnitRecord
 from hubconv.steps.decide import Recipe
 from hubconv.steps.facts import Run
+from hubconv.steps.manifest import manifest
 from hubconv.steps.plan import make_plan
-from hubconv.steps.report import card_of, job_summary, make_report, manifest, tensor_details
+from hubconv.steps.report import job_summary, make_report, tensor_details
 from hubconv.steps.tables import plan_json, plan_table, render_terminal
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -63,6 +64,10 @@ def records_of(plan):
             )
         )
     return records
+
+
+def card_of(report, target, said):
+    return render_card(CardFacts(target, report.to_json(), said))
 
 
 def full_report(plan):
@@ -156,10 +161,10 @@ def test_exact_weights_have_no_decibels_in_json(official):
 def test_the_manifest_names_source_recipe_and_files(repack):
     report = full_report(repack)
     files = {"b.safetensors": (2, "bb"), "a.json": (1, "aa")}
-    table = manifest(repack, report, files)
+    table = manifest(repack, report, files, SourceCard())
     assert json.loads(json.dumps(table, allow_nan=False)) is not None
     assert table["schema"] == 1
-    source = {"repo": "maker/DeepSeek-V4-FP8", "commit": COMMIT, "created_at": ""}
+    source = {"repo": "maker/DeepSeek-V4-FP8", "commit": COMMIT, "created_at": "", "card": {}}
     assert table["source"] == source
     assert table["plan_id"] == repack.plan_id
     assert table["files"] == {
@@ -167,7 +172,7 @@ def test_the_manifest_names_source_recipe_and_files(repack):
         "b.safetensors": {"size": 2, "sha256": "bb"},
     }
     assert table["recipe"]["scales"] == "search"
-    assert set(table["quality"]) == {"all", "by_role", "by_layer", "worst"}
+    assert set(table["quality"]) == {"all", "by_role", "by_layer", "by_layer_and_role", "worst"}
 
 
 def test_the_manifest_of_the_largest_model_stays_small(repack):
@@ -184,7 +189,7 @@ def test_the_manifest_of_the_largest_model_stays_small(repack):
     ]
     record = UnitRecord(repack.plan_id, "x", 1, "", tuple(rows), "cpu", "0", 1.0)
     report = make_report(repack, [record])
-    assert len(json.dumps(manifest(repack, report, files))) < 1_000_000
+    assert len(json.dumps(manifest(repack, report, files, SourceCard()))) < 1_000_000
 
 
 def test_details_are_the_same_bytes_in_whatever_order(repack):
@@ -201,7 +206,7 @@ def test_a_folder_says_nothing_of_where_it_lies(tmp_path):
     plan = make_plan(FolderSource(tmp_path / "model"), Recipe(), "0.1.0")
     report = make_report(plan, [])
     assert report.source == "model"
-    assert str(tmp_path) not in json.dumps(manifest(plan, report, {}))
+    assert str(tmp_path) not in json.dumps(manifest(plan, report, {}, SourceCard()))
     assert str(tmp_path) not in card_of(report, str(tmp_path / "out"), SourceCard())
 
 

@@ -1,0 +1,257 @@
+"""Two pictures beside the card: error by layer and role, bytes before and after by role.
+
+Drawn by matplotlib where it is installed (extra `plots`); without it there are none. The same
+numbers give the same bytes: nothing of the machine, the user's settings or the time comes in.
+"""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from hubconv.card.markup import error_figure, inert
+from hubconv.progress import human_bytes, printable
+
+ERROR_PICTURE: Final = "assets/hubconv-error.png"
+BYTES_PICTURE: Final = "assets/hubconv-bytes.png"
+PICTURES: Final = (ERROR_PICTURE, BYTES_PICTURE)
+
+WIDTH_IN: Final = 7.2
+DPI: Final = 200
+"""Twice the width of a card's column, so that it is sharp there and on a phone."""
+
+MOST_ROLES: Final = 6
+BEFORE: Final = "#9A9A9A"
+AFTER: Final = "#0072B2"
+LINES: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, told apart by every kind of eye; markers say the same once more."""
+
+MARKERS: Final = "osD^vPX"
+
+_STYLE: Final[Mapping[str, Any]] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.size": 12,
+    "text.parse_math": False,  # names are names, not formulas
+    "text.color": "#1F2328",
+    "axes.labelcolor": "#1F2328",
+    "axes.edgecolor": "#8C959F",
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": "#1F2328",
+    "ytick.color": "#1F2328",
+    "grid.color": "#D8DEE4",
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "figure.facecolor": "#FFFFFF",  # opaque: a card is read on white and on black pages
+    "axes.facecolor": "#FFFFFF",
+    "savefig.facecolor": "#FFFFFF",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as a template shows it.
+
+    Attributes:
+        path: Where it lies, from the card.
+        alt: What it shows, for those who do not see it; inert.
+    """
+
+    path: str
+    alt: Markup
+
+
+def shown(report: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Picture]:
+    """The pictures that a card may show, under `error` and `bytes`.
+
+    Args:
+        report: The report's plain values.
+        paths: Pictures that stand beside the card.
+    """
+    there = set(paths)
+    found = {}
+    if ERROR_PICTURE in there and _has_errors(report):
+        found["error"] = Picture(ERROR_PICTURE, inert(_error_words(report)))
+    if BYTES_PICTURE in there and report["roles"]:
+        found["bytes"] = Picture(BYTES_PICTURE, inert(_bytes_words(report)))
+    return found
+
+
+def draw(report: Mapping[str, Any]) -> dict[str, bytes]:
+    """Path to PNG of every picture that has something to show; none without matplotlib.
+
+    Args:
+        report: The report's plain values.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return {}
+    drawn = {}
+    with mpl.rc_context():
+        mpl.rcdefaults()  # the user's own settings are for the user's own pictures
+        mpl.rcParams.update(_STYLE)
+        if _has_errors(report):
+            drawn[ERROR_PICTURE] = _png(_draw_errors(Figure(), report), FigureCanvasAgg)
+        if report["roles"]:
+            drawn[BYTES_PICTURE] = _png(_draw_bytes(Figure(), report), FigureCanvasAgg)
+    return drawn
+
+
+def _png(figure: Any, canvas: Any) -> bytes:  # noqa: ANN401 - matplotlib need not be there
+    out = io.BytesIO()
+    canvas(figure)
+    # Without its own name and version in the file, the same drawing is the same bytes.
+    figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+    return out.getvalue()
+
+
+# ── error by layer and role ──────────────────────────────────────────────────────────────────
+
+
+def _has_errors(report: Mapping[str, Any]) -> bool:
+    """Whether there is an error to show: one of zeros is told better in words."""
+    return any(row["relative_error"] for row in report["by_layer_and_role"])
+
+
+def _error_words(report: Mapping[str, Any]) -> str:
+    """Such as: Relative error by layer: routed_expert from 0.0795 to 0.0834."""
+    spans = []
+    for role, rows in _by_role(report).items():
+        errors = [row["relative_error"] for row in rows]
+        low, high = error_figure(min(errors)), error_figure(max(errors))
+        spans.append(f"{role} {low}" if low == high else f"{role} from {low} to {high}")
+    return f"Relative error by layer: {'; '.join(spans)}."
+
+
+def _by_role(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    roles: dict[str, list[Mapping[str, Any]]] = {}
+    for row in report["by_layer_and_role"]:
+        roles.setdefault(printable(row["role"]), []).append(row)
+    return roles
+
+
+def _draw_errors(figure: Any, report: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    roles = _by_role(report)
+    layers = list(dict.fromkeys(row["layer"] for row in report["by_layer_and_role"]))
+    rows_of_names = -(-len(roles) // 3) if len(roles) > 1 else 0
+    figure.set_size_inches(WIDTH_IN, 3.5 + 0.28 * rows_of_names)
+    figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.12)
+    axes = figure.add_subplot()
+    size = 6 if len(layers) <= 40 else 4.5
+    for number, (role, rows) in enumerate(roles.items()):
+        colour, marker = LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
+        errors = [
+            (layers.index(row["layer"]), row["relative_error"], row["layer"].isdigit())
+            for row in rows
+        ]
+        joined = {"color": colour, "marker": marker, "markersize": size, "linewidth": 1.4}
+        axes.plot(*_points(errors, numbered=True), label=role, **joined)
+        # What is no layer of the stack is not joined to the last one.
+        axes.plot(*_points(errors, numbered=False), **{**joined, "linestyle": "none"})
+    only = next(iter(roles)) if len(roles) == 1 else ""
+    axes.set_title(f"Relative error by layer{f': {only}' if only else ''}")
+    axes.set_ylim(0, 1.12 * max(row["relative_error"] for row in report["by_layer_and_role"]))
+    axes.set_xlim(-0.6, len(layers) - 0.4)
+    ticks = _ticks(layers)
+    axes.set_xticks(ticks, [_layer_words(layers[at]) for at in ticks])
+    axes.set_xlabel("layer")
+    axes.set_ylabel("‖here \N{MINUS SIGN} source‖ / ‖source‖")
+    axes.grid(axis="y")
+    if rows_of_names:
+        figure.legend(loc="outside lower left", ncols=3, handlelength=1.6, columnspacing=1.4)
+    return figure
+
+
+def _points(
+    errors: Iterable[tuple[int, float, bool]], *, numbered: bool
+) -> tuple[list[int], list[float]]:
+    chosen = [(at, error) for at, error, is_numbered in errors if is_numbered is numbered]
+    return [at for at, _ in chosen], [error for _, error in chosen]
+
+
+def _layer_words(layer: str) -> str:
+    return "other" if layer == "outside the layers" else printable(layer)
+
+
+def _ticks(layers: Sequence[str], most: int = 10) -> list[int]:
+    """Which layers are named on the axis: evenly, and those without a number always."""
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 1000) if len(layers) <= s * most)
+    named = [at for at, layer in enumerate(layers) if not layer.isdigit()]
+    room = [
+        at
+        for at, layer in enumerate(layers)
+        if layer.isdigit()
+        and int(layer) % step == 0
+        and all(abs(at - other) >= 0.8 * step for other in named)
+    ]
+    return sorted([*room, *named]) or list(range(0, len(layers), step))
+
+
+# ── bytes before and after by role ───────────────────────────────────────────────────────────
+
+
+def _bytes_words(report: Mapping[str, Any]) -> str:
+    """Such as: Bytes by role, in the source and here: all weights 688 GB and 400 GB; ..."""
+    told = [
+        f"{name} {human_bytes(before)} and {human_bytes(after)}"
+        for name, before, after in _bars(report)
+    ]
+    return f"Bytes by role, in the source and here: {'; '.join(told)}."
+
+
+def _bars(report: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """(name, bytes before, bytes here): everything, then the largest roles, then the rest."""
+    sums: dict[str, tuple[int, int]] = {}
+    for row in report["roles"]:
+        before, after = sums.get(row["role"], (0, 0))
+        sums[row["role"]] = (before + row["bytes_before"], after + row["bytes_after"])
+    ranked = sorted(sums.items(), key=lambda item: (-max(item[1]), item[0]))
+    most = MOST_ROLES if len(ranked) <= MOST_ROLES else MOST_ROLES - 1
+    bars = [("all weights", report["bytes_before"], report["bytes_after"])]
+    bars += [(printable(role), *sizes) for role, sizes in ranked[:most]]
+    if rest := [sizes for _, sizes in ranked[most:]]:
+        before, after = (sum(sizes) for sizes in zip(*rest, strict=True))
+        bars.append((f"{len(rest)} other roles", before, after))
+    return bars
+
+
+def _draw_bytes(figure: Any, report: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    bars = _bars(report)
+    figure.set_size_inches(WIDTH_IN, 1.0 + 0.58 * len(bars))
+    figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.12)
+    axes = figure.add_subplot()
+    largest = max(max(before, after) for _, before, after in bars) or 1
+    for at, (_, before, after) in enumerate(bars):
+        for size, place, colour in ((before, at - 0.2, BEFORE), (after, at + 0.2, AFTER)):
+            axes.barh(place, size / largest, height=0.37, color=colour)
+            axes.annotate(
+                human_bytes(size), (size / largest, place), xytext=(5, 0),
+                textcoords="offset points", va="center", fontsize=11,
+            )  # fmt: skip
+    axes.set_yticks(range(len(bars)), [name for name, *_ in bars])
+    axes.tick_params(left=False)
+    axes.set_ylim(len(bars) - 0.45, -0.55)
+    axes.set_xlim(0, 1.17)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.set_title("Bytes by role")
+    axes.legend(
+        handles=[_patch(BEFORE, "source"), _patch(AFTER, "here")],
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2, handlelength=1.2,
+    )  # fmt: skip
+    return figure
+
+
+def _patch(colour: str, name: str) -> Any:  # noqa: ANN401
+    from matplotlib.patches import Patch
+
+    return Patch(color=colour, label=name)
