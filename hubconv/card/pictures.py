@@ -67,20 +67,20 @@ class Picture:
     alt: Markup
 
 
-def shown(report: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Picture]:
-    """The pictures that a card may show, under `error` and `bytes`.
+def shown(report: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Picture | None]:
+    """The pictures that a card may show, under `error` and `bytes`; None for what there is not.
 
     Args:
         report: The report's plain values.
         paths: Pictures that stand beside the card.
     """
     there = set(paths)
-    found = {}
-    if ERROR_PICTURE in there and _has_errors(report):
-        found["error"] = Picture(ERROR_PICTURE, inert(_error_words(report)))
-    if BYTES_PICTURE in there and report["roles"]:
-        found["bytes"] = Picture(BYTES_PICTURE, inert(_bytes_words(report)))
-    return found
+    error = ERROR_PICTURE in there and _has_errors(report)
+    sizes = BYTES_PICTURE in there and report["roles"]
+    return {
+        "error": Picture(ERROR_PICTURE, inert(_error_words(report))) if error else None,
+        "bytes": Picture(BYTES_PICTURE, inert(_bytes_words(report))) if sizes else None,
+    }
 
 
 def draw(report: Mapping[str, Any]) -> dict[str, bytes]:

@@ -40,10 +40,8 @@ class Shelves:
     def __init__(self, root: Path) -> None:
         self._path = root / "collections.json"
         self._lock = threading.Lock()
-        self._shelves = {
-            entry["slug"]: Shelf(**{**entry, "items": tuple(Item(**item) for item in entry["items"])})
-            for entry in read_json(self._path) or ()
-        }  # fmt: skip
+        kept = [_shelf(entry) for entry in read_json(self._path) or ()]
+        self._shelves = {shelf.slug: shelf for shelf in kept}
 
     def all(self) -> list[Shelf]:
         """Every collection, the last changed first."""
@@ -71,9 +69,8 @@ class Shelves:
         with self._lock:
             for shelf in self._shelves.values():
                 if (shelf.owner, shelf.title) == (owner, title):
-                    raise Refusal(
-                        409, "This collection exists already.", fields={"slug": shelf.slug}
-                    )
+                    told = {"slug": shelf.slug}
+                    raise Refusal(409, "This collection exists already.", fields=told)
             words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
             slug = f"{owner}/{words}-{secrets.token_hex(12)}"
             return self._keep(Shelf(slug, title, owner, private, description))
@@ -119,3 +116,7 @@ class Shelves:
     def _write(self) -> None:
         listed: list[dict[str, Any]] = [asdict(shelf) for shelf in self._shelves.values()]
         write_json(self._path, listed)
+
+
+def _shelf(entry: dict[str, Any]) -> Shelf:
+    return Shelf(**{**entry, "items": tuple(Item(**item) for item in entry["items"])})

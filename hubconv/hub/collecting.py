@@ -35,21 +35,22 @@ def add_to_collection(client: HubClient, repo: str, collection: str, *, private:
 def _named(client: HubClient, repo: str, collection: str, *, private: bool) -> Collection:
     api = client.api
     if _SLUG.fullmatch(collection):
-        return client.call(
-            f"Looking for the collection {collection}", lambda: api.get_collection(collection)
-        )
+        return _read(client, collection)
     owner, title = _owner_and_title(repo, collection)
     listed = client.call(
         f"Listing collections of {owner}", lambda: list(api.list_collections(owner=owner))
     )
     for each in listed:
         if each.title.casefold() == title.casefold():
-            slug = each.slug  # a list shows a few items of each alone
-            return client.call(f"Reading the collection {slug}", lambda: api.get_collection(slug))
+            return _read(client, each.slug)  # a list shows a few items of each alone
     return client.call(
         f"Making the collection {title} of {owner}",
         lambda: api.create_collection(title, namespace=owner, private=private, exists_ok=True),
     )
+
+
+def _read(client: HubClient, slug: str) -> Collection:
+    return client.call(f"Reading the collection {slug}", lambda: client.api.get_collection(slug))
 
 
 def _owner_and_title(repo: str, collection: str) -> tuple[str, str]:

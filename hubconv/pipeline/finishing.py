@@ -1,4 +1,4 @@
-"""What follows a publish, and a run that finds one: hashes for who asks, a place in a collection."""
+"""What follows a publish, or a run that finds one: hashes, and a place in a collection."""
 
 from dataclasses import replace
 from hashlib import sha256

@@ -46,7 +46,8 @@ def checksums(digests: Mapping[str, str]) -> str:
 def _line(path: str, digest: str) -> str:
     """A name with a line break or a backslash is written escaped, and its line begins so."""
     escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-    return f"{'\\' if escaped != path else ''}{digest}  {escaped}\n"
+    mark = "" if escaped == path else "\\"
+    return f"{mark}{digest}  {escaped}\n"
 
 
 def statement(digests: Mapping[str, str], predicate: Mapping[str, Any]) -> dict[str, Any]:
