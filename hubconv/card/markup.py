@@ -50,9 +50,14 @@ def link(text: str, address: str) -> Markup:
 def share(part: float, whole: float) -> Markup:
     """`99.9 %`: 100 and 0 only where it is so."""
     if not whole or not part or part == whole:
-        return Markup("100 %" if part and part == whole else "0 %")  # noqa: S704
+        return unbroken("100 %" if part and part == whole else "0 %")
     tenths = min(max(int(1000 * part / whole), 1), 999)
-    return Markup(f"{tenths / 10:.1f} %")  # noqa: S704
+    return unbroken(f"{tenths / 10:.1f} %")
+
+
+def unbroken(figure: str) -> Markup:
+    """A number that stays on one line with its unit, however narrow a table's column gets."""
+    return Markup(figure.replace(" ", "\N{NO-BREAK SPACE}"))  # noqa: S704
 
 
 def error_figure(value: float) -> Markup:
@@ -67,9 +72,9 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "link": link,
     "share": share,
     "error": error_figure,
-    "bytes": lambda count: Markup(human_bytes(count)),  # noqa: S704
+    "bytes": lambda count: unbroken(human_bytes(count)),
     "time": lambda seconds: Markup(human_time(seconds)),  # noqa: S704
     "count": lambda number: Markup(f"{number:,}"),  # noqa: S704
     "bar": lambda part, whole: Markup(text_bar(part / whole if whole else 0.0, BAR)),  # noqa: S704
-    "decibels": lambda value: Markup("exact" if value is None else f"{value:.1f} dB"),  # noqa: S704
+    "decibels": lambda value: unbroken("exact" if value is None else f"{value:.1f} dB"),
 }

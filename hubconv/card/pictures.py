@@ -18,8 +18,8 @@ ERROR_PICTURE: Final = "assets/hubconv-error.png"
 BYTES_PICTURE: Final = "assets/hubconv-bytes.png"
 PICTURES: Final = (ERROR_PICTURE, BYTES_PICTURE)
 
-WIDTH_IN: Final = 7.2
-DPI: Final = 200
+WIDTH_IN: Final = 6.4
+DPI: Final = 225
 """Twice the width of a card's column, so that it is sharp there and on a phone."""
 
 MOST_ROLES: Final = 6
@@ -32,12 +32,12 @@ MARKERS: Final = "osD^vPX"
 
 _STYLE: Final[Mapping[str, Any]] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
-    "font.size": 12,
+    "font.size": 11.5,
     "text.parse_math": False,  # names are names, not formulas
     "text.color": "#1F2328",
     "axes.labelcolor": "#1F2328",
     "axes.edgecolor": "#8C959F",
-    "axes.titlesize": 12,
+    "axes.titlesize": 11.5,
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
     "axes.spines.top": False,
@@ -47,7 +47,7 @@ _STYLE: Final[Mapping[str, Any]] = {
     "ytick.color": "#1F2328",
     "grid.color": "#D8DEE4",
     "legend.frameon": False,
-    "legend.fontsize": 11,
+    "legend.fontsize": 10.5,
     "figure.facecolor": "#FFFFFF",  # opaque: a card is read on white and on black pages
     "axes.facecolor": "#FFFFFF",
     "savefig.facecolor": "#FFFFFF",
@@ -143,7 +143,7 @@ def _draw_errors(figure: Any, report: Mapping[str, Any]) -> Any:  # noqa: ANN401
     roles = _by_role(report)
     layers = list(dict.fromkeys(row["layer"] for row in report["by_layer_and_role"]))
     rows_of_names = -(-len(roles) // 3) if len(roles) > 1 else 0
-    figure.set_size_inches(WIDTH_IN, 3.5 + 0.28 * rows_of_names)
+    figure.set_size_inches(WIDTH_IN, 3.2 + 0.27 * rows_of_names)
     figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.12)
     axes = figure.add_subplot()
     size = 6 if len(layers) <= 40 else 4.5
@@ -226,7 +226,7 @@ def _bars(report: Mapping[str, Any]) -> list[tuple[str, int, int]]:
 
 def _draw_bytes(figure: Any, report: Mapping[str, Any]) -> Any:  # noqa: ANN401
     bars = _bars(report)
-    figure.set_size_inches(WIDTH_IN, 1.0 + 0.58 * len(bars))
+    figure.set_size_inches(WIDTH_IN, 0.95 + 0.54 * len(bars))
     figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.12)
     axes = figure.add_subplot()
     largest = max(max(before, after) for _, before, after in bars) or 1
@@ -235,12 +235,12 @@ def _draw_bytes(figure: Any, report: Mapping[str, Any]) -> Any:  # noqa: ANN401
             axes.barh(place, size / largest, height=0.37, color=colour)
             axes.annotate(
                 human_bytes(size), (size / largest, place), xytext=(5, 0),
-                textcoords="offset points", va="center", fontsize=11,
+                textcoords="offset points", va="center", fontsize=10.5,
             )  # fmt: skip
     axes.set_yticks(range(len(bars)), [name for name, *_ in bars])
     axes.tick_params(left=False)
     axes.set_ylim(len(bars) - 0.45, -0.55)
-    axes.set_xlim(0, 1.17)
+    axes.set_xlim(0, 1.2)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.set_title("Bytes by role")
