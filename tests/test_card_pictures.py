@@ -146,6 +146,14 @@ def test_a_name_in_a_picture_is_a_name():
     assert 'src="https://evil.example' not in page
 
 
+def test_a_long_name_leaves_room_for_what_it_names(recwarn):
+    report = moe_in_compressed_tensors()
+    report["by_layer_and_role"] = rows(["a" * 300, "b" * 300], ["0", "c" * 300])
+    report["roles"] = [role("d" * 300, "nvfp4", "BF16", "NVFP4", 1, 2, 1)]
+    assert set(draw(report)) == {ERROR, BYTES}
+    assert not list(recwarn)
+
+
 @pytest.mark.parametrize(
     ("layers", "named"),
     [

@@ -23,6 +23,9 @@ DPI: Final = 225
 """Twice the width of a card's column, so that it is sharp there and on a phone."""
 
 MOST_ROLES: Final = 6
+MOST_LETTERS: Final = 26
+"""Of a name in a picture: a longer one would leave no room for what it names."""
+
 BEFORE: Final = "#9A9A9A"
 AFTER: Final = "#0072B2"
 LINES: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -135,7 +138,7 @@ def _error_words(report: Mapping[str, Any]) -> str:
 def _by_role(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     roles: dict[str, list[Mapping[str, Any]]] = {}
     for row in report["by_layer_and_role"]:
-        roles.setdefault(printable(row["role"]), []).append(row)
+        roles.setdefault(_short(row["role"]), []).append(row)
     return roles
 
 
@@ -171,6 +174,11 @@ def _draw_errors(figure: Any, report: Mapping[str, Any]) -> Any:  # noqa: ANN401
     return figure
 
 
+def _short(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+
+
 def _points(
     errors: Iterable[tuple[int, float, bool]], *, numbered: bool
 ) -> tuple[list[int], list[float]]:
@@ -179,7 +187,7 @@ def _points(
 
 
 def _layer_words(layer: str) -> str:
-    return "other" if layer == "outside the layers" else printable(layer)
+    return "other" if layer == "outside the layers" else _short(layer)
 
 
 def _ticks(layers: Sequence[str], most: int = 10) -> list[int]:
@@ -217,7 +225,7 @@ def _bars(report: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     ranked = sorted(sums.items(), key=lambda item: (-max(item[1]), item[0]))
     most = MOST_ROLES if len(ranked) <= MOST_ROLES else MOST_ROLES - 1
     bars = [("all weights", report["bytes_before"], report["bytes_after"])]
-    bars += [(printable(role), *sizes) for role, sizes in ranked[:most]]
+    bars += [(_short(role), *sizes) for role, sizes in ranked[:most]]
     if rest := [sizes for _, sizes in ranked[most:]]:
         before, after = (sum(sizes) for sizes in zip(*rest, strict=True))
         bars.append((f"{len(rest)} other roles", before, after))
