@@ -144,7 +144,7 @@ def test_a_target_that_is_not_there_is_told(tmp_path):
 
 def test_what_hubconv_did_not_publish_is_left_alone(tmp_path):
     (tmp_path / "README.md").write_text("# Mine\n")
-    with pytest.raises(SourceError, match="holds no hubconv.json") as caught:
+    with pytest.raises(SourceError, match=r"holds no hubconv\.json") as caught:
         refresh(str(tmp_path))
     assert caught.value.exit_code == 3
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
@@ -298,7 +298,7 @@ def test_a_repository_of_others_is_left_alone(studio):
     studio.api.create_commit(
         repo, [CommitOperationAdd("config.json", b"{}")], commit_message="theirs"
     )
-    with pytest.raises(SourceError, match="holds no hubconv.json"):
+    with pytest.raises(SourceError, match=r"holds no hubconv\.json"):
         refresh(repo)
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from hubconv.formats.nvfp4 import Quality
 from hubconv.records import TensorQuality, UnitRecord
 from hubconv.steps.decide import Recipe
 from hubconv.steps.facts import Run
-from hubconv.steps.manifest import manifest
+from hubconv.steps.manifest import manifest, read_told
 from hubconv.steps.plan import make_plan
 from hubconv.steps.report import job_summary, make_report, tensor_details
 from hubconv.steps.tables import plan_json, plan_table, render_terminal
@@ -175,21 +176,61 @@ def test_the_manifest_names_source_recipe_and_files(repack):
     assert set(table["quality"]) == {"all", "by_role", "by_layer", "by_layer_and_role", "worst"}
 
 
+SAID = SourceCard(
+    license="other",
+    license_name="great-license",
+    license_link="LICENSE",
+    pipeline_tag="text-generation",
+    base_model_relation="quantized",
+    language=("en", "zh"),
+    base_model=("maker/DeepSeek-V4",),
+    tags=("chat",),
+    notes=("something was dropped",),
+)
+
+
+@pytest.mark.parametrize("spelling", ["repack", "official"])
+def test_a_manifest_tells_all_that_the_report_knew(spelling, request):
+    plan = request.getfixturevalue(spelling)
+    report = full_report(plan)
+    files = {"LICENSE": (190, "ab" * 32)} | {
+        row.path: (row.size, row.sha256) for row in report.copies
+    }
+    written = json.dumps(manifest(plan, report, files, SAID))
+    told = read_told(json.loads(written), "me/out")
+    assert told.report == json.loads(json.dumps(report.to_json())) | {"published": None}
+    assert told.card == replace(SAID, notes=())
+    card = CardFacts("me/out", report.to_json(), SAID)
+    assert render_card(CardFacts("me/out", told.report, told.card)) == render_card(card)
+
+
+def test_layers_and_roles_have_their_errors_for_a_picture(repack):
+    report = full_report(repack)
+    tensors = [tensor for record in records_of(repack) for tensor in record.tensors]
+    assert [(row.layer, row.role) for row in report.by_layer_and_role] == [
+        (layer, "routed_expert") for layer in "0123"
+    ]
+    assert sum(row.count for row in report.by_layer_and_role) == len(tensors)
+    for one, other in zip(report.by_layer_and_role, report.by_layer, strict=True):
+        assert one.quality == other.quality
+
+
 def test_the_manifest_of_the_largest_model_stays_small(repack):
     report = full_report(repack)
     files = {
         f"model-{number:05d}-of-00064.safetensors": (15 * 10**9, "ab" * 32) for number in range(500)
     }
+    roles = [f"a_role_of_a_long_name_{n}" for n in range(8)]
     rows = [
-        TensorQuality(
-            f"layers.{layer}.ffn.experts.{e}.w1", "routed_expert", (1, 16), 0.1, Quality()
-        )
-        for layer in range(61)
-        for e in range(384)
-    ]
+        TensorQuality(f"model.layers.{layer}.x{e}.w1", role, (1, 16), 0.1, Quality(16, 1, 0, 0, 0,
+                      float(e + 1), 1e3 + layer, 0.1))
+        for layer in range(128)
+        for e, role in enumerate(roles)
+    ]  # fmt: skip
     record = UnitRecord(repack.plan_id, "x", 1, "", tuple(rows), "cpu", "0", 1.0)
     report = make_report(repack, [record])
-    assert len(json.dumps(manifest(repack, report, files, SourceCard()))) < 1_000_000
+    assert len(report.by_layer_and_role) == 128 * 8
+    assert len(json.dumps(manifest(repack, report, files, SAID), indent=1)) < 1_000_000
 
 
 def test_details_are_the_same_bytes_in_whatever_order(repack):
