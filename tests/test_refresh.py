@@ -107,6 +107,18 @@ def test_without_matplotlib_pictures_that_stand_there_stay_in_the_card(folder, m
     assert contents(folder) == before
 
 
+def test_a_drawing_that_fails_stops_nothing(folder, monkeypatch, caplog):
+    def fails(_):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(publish, "draw", fails)
+    (folder / "README.md").unlink()
+    before = contents(folder)
+    assert refresh(str(folder)).changed == ("README.md",)
+    assert before.items() <= contents(folder).items()
+    assert "no fonts" in caplog.text
+
+
 def test_without_matplotlib_and_pictures_the_card_has_none(folder, monkeypatch):
     monkeypatch.setattr(publish, "draw", lambda _: {})
     for path in PICTURES:
@@ -240,6 +252,17 @@ def test_one_commit_brings_card_and_pictures(studio, published):
     assert MINE in studio.read(published, "README.md").decode()
     # The publish is still known for what it is: the same command has nothing to do.
     assert studio.convert(studio.source(), published).status == "up-to-date"
+
+
+def test_pictures_of_an_earlier_publish_go_with_its_numbers(xet_studio, monkeypatch):
+    studio, source, target = xet_studio, xet_studio.own_source(), xet_studio.name()
+    studio.convert(source, target)
+    assert set(PICTURES) <= set(studio.tree(target))
+    monkeypatch.setattr(publish, "draw", lambda _: {})
+    studio.write(source, "generation_config.json", b'{"top_k": 3}')
+    assert studio.convert(source, target).status == "published"
+    assert not set(PICTURES) & set(studio.tree(target))
+    assert b"![" not in studio.read(target, "README.md")
 
 
 def test_a_pull_request_is_opened_once(studio, published):

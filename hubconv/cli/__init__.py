@@ -14,6 +14,7 @@ from hubconv.cli.demo import demo
 from hubconv.cli.failure import report_failure, report_unforeseen, report_usage
 from hubconv.cli.hub import hub
 from hubconv.cli.plan import plan
+from hubconv.cli.reporting import write_failure
 from hubconv.cli.slices import publish, work
 from hubconv.cli.upkeep import abort, gc, status
 from hubconv.cli.verify import verify
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = group.main(words, prog_name="hubconv", standalone_mode=False)
     except HubconvError as error:
+        write_failure(error)
         sys.exit(report_failure(error, as_json=as_json))
     except click.ClickException as error:
         sys.exit(report_usage(error, as_json=as_json))

@@ -33,7 +33,7 @@ def quiet_libraries(verbose: int = 0) -> None:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_Discreet("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger("hubconv").setLevel(level)
-    for library in ("huggingface_hub", "httpx2", "hf_xet"):
+    for library in ("huggingface_hub", "httpx2", "hf_xet", "matplotlib"):
         logging.getLogger(library).setLevel(logging.ERROR if verbose < 2 else level)
     if verbose < 2:
         warnings.filterwarnings("ignore", module=r"huggingface_hub\.")

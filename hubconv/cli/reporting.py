@@ -1,6 +1,7 @@
 """What a run leaves for programs: a job's summary page, a report folder for whoever signs."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,12 +9,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hubconv.errors import UsageError
+from hubconv.cli.failure import without_secrets
+from hubconv.errors import HubconvError, UsageError
 
 if TYPE_CHECKING:
     from hubconv.pipeline import Outcome
     from hubconv.steps.facts import Report
     from hubconv.steps.provenance import Builder
+
+LOG: Final = logging.getLogger(__name__)
 
 SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 
@@ -93,11 +97,28 @@ def _builder(seconds: float) -> "Builder":
 
 def write_summary(outcome: "Outcome") -> None:
     """Append what came out to the summary page of a CI job, where there is one."""
-    path = os.environ.get(SUMMARY)
-    if not path:
+    if os.environ.get(SUMMARY):
+        _append(_summary(outcome))
+
+
+def write_failure(error: HubconvError) -> None:
+    """Append why a command failed to the summary page of a CI job, where there is one."""
+    if not os.environ.get(SUMMARY):
         return
-    with Path(path).open("a", encoding="utf-8") as page:
-        page.write(_summary(outcome) + "\n")
+    from hubconv.card import render_template
+
+    told = {"what": without_secrets(error.what), "next_step": without_secrets(error.next_step)}
+    context = {**told, "exit_code": error.exit_code}
+    _append(render_template("job_failed.md.jinja", context))
+
+
+def _append(text: str) -> None:
+    """A page that cannot be written to changes nothing of how a command ended."""
+    try:
+        with Path(os.environ[SUMMARY]).open("a", encoding="utf-8") as page:
+            page.write(text + "\n")
+    except OSError as error:
+        LOG.warning("The job's summary could not be written: %s", error)
 
 
 def _summary(outcome: "Outcome") -> str:

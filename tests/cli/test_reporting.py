@@ -121,6 +121,25 @@ def test_a_jobs_page_is_appended_to(ran):
     assert page.count("<table>") == 3
 
 
+def test_a_jobs_page_tells_of_a_failure_and_of_no_secret(studios, tmp_path):
+    page = tmp_path / "summary.md"
+    words = ("card", "demo/never-made-hf_abcdefghijkl", "--json")
+    done = studios("lfs").command(*words, env={"GITHUB_STEP_SUMMARY": str(page)})
+    assert done.code == 3
+    text = page.read_text()
+    assert text.startswith("## hubconv stopped: exit code 3\n")
+    assert "does not exist" in text
+    assert "hf_abcdefghijkl" not in text.replace("&#95;", "_")
+
+
+def test_a_page_that_cannot_be_written_changes_no_exit_code(studios, tmp_path):
+    done = studios("lfs").command(
+        "card", "demo/never-made", env={"GITHUB_STEP_SUMMARY": str(tmp_path / "no" / "page.md")}
+    )
+    assert done.code == 3
+    assert "Traceback" not in done.said
+
+
 def test_outside_a_job_no_page_is_written(studios, tmp_path, checkpoints):
     studio = studios("lfs")
     words = (checkpoints("llama_bf16"), tmp_path / "out", "--device", "cpu", "--scales", "amax")
