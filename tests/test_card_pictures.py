@@ -97,7 +97,8 @@ def test_nothing_is_cut_off_or_touches_the_edge():
     )
     report["roles"] = [role(f"role_number_{n}_with_a_name", "keep", "BF16", "BF16", 1, 9, 9)
                        for n in range(12)]  # fmt: skip
-    for png in draw(report).values():
+    alone = report | {"by_layer_and_role": rows(["a_role_of_26_letters_and_no"], ["0", "1"])}
+    for png in (*draw(report).values(), *draw(alone).values()):
         shown = pixels(png)[..., :3]
         for rim in (shown[:6], shown[-6:], shown[:, :6], shown[:, -6:]):
             assert np.all(rim > 0.99)
@@ -168,6 +169,31 @@ def test_layers_are_named_evenly_and_not_too_often(layers, named):
     ticks = pictures._ticks(layers)
     assert 1 <= len(ticks) <= 12
     assert named is None or [layers[at] for at in ticks] == named
+
+
+@pytest.mark.parametrize(
+    ("errors", "bottom"),
+    [([0.08, 0.082, 0.079], 0.75 * 0.082), ([0.0, 0.08], 0.0), ([0.04, 0.08], 0.0), ([0.1], 0.075)],
+)
+def test_an_axis_begins_at_zero_unless_all_errors_are_near_each_other(errors, bottom):
+    low, high = pictures._span(errors)
+    assert low == pytest.approx(bottom)
+    assert all(low < error < high or error == low == 0 for error in errors)
+
+
+def test_of_equal_errors_every_role_is_seen():
+    """Each drawn over the one before, finer: its colour is found around the next."""
+    report = moe_in_compressed_tensors()
+    names = ["one", "two", "three"]
+    report["by_layer_and_role"] = [
+        {"layer": layer, "role": name, "weights": 1, "relative_error": 0.08}
+        for layer in ("0", "1")
+        for name in names
+    ]
+    found = pixels(draw(report)[ERROR])[:400]  # above the legend
+    for colour in pictures.LINES[: len(names)]:
+        wanted = np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+        assert (np.abs(found[..., :3] - wanted).max(-1) < 0.02).sum() > 50
 
 
 def test_small_roles_are_told_together():

@@ -149,24 +149,23 @@ def _draw_errors(figure: Any, report: Mapping[str, Any]) -> Any:  # noqa: ANN401
     figure.set_size_inches(WIDTH_IN, 3.2 + 0.27 * rows_of_names)
     figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.12)
     axes = figure.add_subplot()
-    size = 6 if len(layers) <= 40 else 4.5
     for number, (role, rows) in enumerate(roles.items()):
-        colour, marker = LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
         errors = [
             (layers.index(row["layer"]), row["relative_error"], row["layer"].isdigit())
             for row in rows
         ]
-        joined = {"color": colour, "marker": marker, "markersize": size, "linewidth": 1.4}
-        axes.plot(*_points(errors, numbered=True), label=role, **joined)
+        look = _look(number, len(roles), len(layers))
+        axes.plot(*_points(errors, numbered=True), label=role, **look)
         # What is no layer of the stack is not joined to the last one.
-        axes.plot(*_points(errors, numbered=False), **{**joined, "linestyle": "none"})
-    only = next(iter(roles)) if len(roles) == 1 else ""
-    axes.set_title(f"Relative error by layer{f': {only}' if only else ''}")
-    axes.set_ylim(0, 1.12 * max(row["relative_error"] for row in report["by_layer_and_role"]))
+        axes.plot(*_points(errors, numbered=False), **{**look, "linestyle": "none"})
+    bottom, top = _span([row["relative_error"] for row in report["by_layer_and_role"]])
+    only = f": {next(iter(roles))}" if len(roles) == 1 else ""
+    axes.set_title(f"Relative error by layer{only}")
+    axes.set_ylim(bottom, top)
     axes.set_xlim(-0.6, len(layers) - 0.4)
     ticks = _ticks(layers)
     axes.set_xticks(ticks, [_layer_words(layers[at]) for at in ticks])
-    axes.set_xlabel("layer")
+    axes.set_xlabel(f"layer{f' (errors from {error_figure(bottom)} up)' if bottom else ''}")
     axes.set_ylabel("‖here \N{MINUS SIGN} source‖ / ‖source‖")
     axes.grid(axis="y")
     if rows_of_names:
@@ -177,6 +176,27 @@ def _draw_errors(figure: Any, report: Mapping[str, Any]) -> Any:  # noqa: ANN401
 def _short(name: str) -> str:
     name = printable(name)
     return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+
+
+def _span(errors: Sequence[float]) -> tuple[float, float]:
+    """Ends of the axis: from zero, or where all errors are near each other from close below them.
+
+    Roles often differ by a few hundredths of their error, which an axis from zero would hide.
+    """
+    largest = max(errors)
+    bottom = 0.75 * largest if min(errors) >= 0.8 * largest else 0.0
+    return bottom, largest + 0.08 * (largest - bottom)
+
+
+def _look(number: int, roles: int, layers: int) -> dict[str, Any]:
+    """How a role is drawn; later ones finer, so that no line hides another that is equal."""
+    largest = 8 if layers <= 40 else 6
+    return {
+        "color": LINES[number % len(LINES)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "markersize": largest * (1 - 0.5 * number / max(roles - 1, 1)) if roles > 1 else 5,
+        "linewidth": 2.4 - 1.4 * number / max(roles - 1, 1) if roles > 1 else 1.4,
+    }
 
 
 def _points(
