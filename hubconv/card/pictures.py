@@ -165,7 +165,7 @@ def _draw_errors(figure: Any, report: Mapping[str, Any]) -> Any:  # noqa: ANN401
     axes.set_xlim(-0.6, len(layers) - 0.4)
     ticks = _ticks(layers)
     axes.set_xticks(ticks, [_layer_words(layers[at]) for at in ticks])
-    axes.set_xlabel(f"layer{f' (errors from {error_figure(bottom)} up)' if bottom else ''}")
+    axes.set_xlabel(f"layer{f' (error axis begins at {error_figure(bottom)})' if bottom else ''}")
     axes.set_ylabel("‖here \N{MINUS SIGN} source‖ / ‖source‖")
     axes.grid(axis="y")
     if rows_of_names:

@@ -160,6 +160,21 @@ def test_outside_a_job_no_page_is_written(studios, tmp_path, checkpoints):
     assert done.returncode == 0
 
 
+def test_whoever_publishes_what_slices_made_has_the_report(studios, tmp_path, checkpoints):
+    studio, source = studios("lfs"), checkpoints("llama_bf16")
+    told = tmp_path / "plan.json"
+    for words in (
+        ("plan", source, tmp_path / "out", "--scales", "amax", "-o", told, "-q"),
+        ("work", told, "--device", "cpu", "-q"),
+        ("publish", told, "--report-dir", tmp_path / "report", "-q"),
+    ):
+        done = studio.command(*words)
+        assert done.code == 0, done.said
+    assert {path.name for path in (tmp_path / "report").iterdir()} == FILES
+    subjects = load(tmp_path / "report", "provenance.json")["subject"]
+    assert any(each["name"].endswith(".safetensors") for each in subjects)
+
+
 def test_a_report_folder_that_cannot_be_is_told_before_the_work(studios, tmp_path, checkpoints):
     (tmp_path / "file").write_text("")
     done = studios("lfs").command(
