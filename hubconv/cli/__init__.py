@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from hubconv.cli.card import card
 from hubconv.cli.compare import compare
 from hubconv.cli.convert import convert
 from hubconv.cli.demo import demo
@@ -15,6 +16,7 @@ from hubconv.cli.failure import report_failure, report_unforeseen, report_usage
 from hubconv.cli.hub import hub
 from hubconv.cli.jobs import jobs
 from hubconv.cli.plan import plan
+from hubconv.cli.reporting import write_failure
 from hubconv.cli.slices import publish, work
 from hubconv.cli.upkeep import abort, gc, status
 from hubconv.cli.verify import verify
@@ -60,7 +62,7 @@ def group() -> None:
 
 
 for command in (
-    convert, plan, work, publish, status, abort, gc, verify, compare, jobs, demo, hub,
+    convert, plan, work, publish, status, abort, gc, verify, compare, card, jobs, demo, hub,
 ):  # fmt: skip
     group.add_command(command)
 
@@ -75,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = group.main(words, prog_name="hubconv", standalone_mode=False)
     except HubconvError as error:
+        write_failure(error)
         sys.exit(report_failure(error, as_json=as_json))
     except click.ClickException as error:
         sys.exit(report_usage(error, as_json=as_json))

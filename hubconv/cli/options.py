@@ -287,15 +287,29 @@ _TARGET_OPTIONS: Final = (
     ),
 )
 
+template_option: Final = click.option(
+    "--card-template",
+    "template",
+    type=click.Path(exists=True, dir_okay=False),
+    callback=lambda _ctx, _param, value: value or "",
+    help="Template to use in place of hubconv's card.",
+)
+
 _PUBLISH_OPTIONS: Final = (
     click.option("--create-pr", is_flag=True, help="Publish to a pull request instead of main."),
     click.option("--tag/--no-tag", default=True, help="Tag the publish commit."),
+    template_option,
     click.option(
-        "--card-template",
-        "template",
-        type=click.Path(exists=True, dir_okay=False),
-        callback=lambda _ctx, _param, value: value or "",
-        help="Template to use in place of hubconv's card.",
+        "--collection",
+        default="",
+        metavar="NAME",
+        help="Add the target to a collection: its address after collections/, or a title.",
+    ),
+    click.option(
+        "--report-dir",
+        default="",
+        metavar="DIR",
+        help="Write report.json, SHA256SUMS and a provenance statement there.",
     ),
 )
 

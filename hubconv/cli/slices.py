@@ -18,6 +18,7 @@ from hubconv.cli.options import (
     target_options,
     work_dir_option,
 )
+from hubconv.cli.reporting import prepare_report_dir
 
 if TYPE_CHECKING:
     from hubconv.pipeline import Request, Slice, Worked
@@ -83,6 +84,7 @@ def publish(
     plan_file: Path,
     target: str,
     *,
+    report_dir: str,
     as_json: bool,
     quiet: bool,
     verbose: int,
@@ -96,12 +98,14 @@ def publish(
     from hubconv.pipeline import publish as run
     from hubconv.progress import choose_progress
 
+    prepare_report_dir(report_dir)
+    request = _request(plan_file, target, {**values, "digests": bool(report_dir)})
     progress = choose_progress(sys.stderr, quiet=quiet, json=as_json)
     try:
-        outcome = run(_request(plan_file, target, values), progress)
+        outcome = run(request, progress)
     finally:
         progress.close()
-    show_outcome(outcome, as_json=as_json, quiet=quiet)
+    show_outcome(outcome, report_dir, as_json=as_json, quiet=quiet)
 
 
 def _request(plan_file: Path, target: str, values: dict[str, Any]) -> "Request":
