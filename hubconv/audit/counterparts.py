@@ -7,7 +7,6 @@ from typing import Final, Generic, TypeVar
 
 from hubconv.errors import HubconvError, ScaleError
 from hubconv.formats.checkpoint import StoredTensor
-from hubconv.formats.dtypes import PLAIN_FLOATS
 from hubconv.formats.stored import StoredWeight
 from hubconv.profiles import Profile
 from hubconv.profiles.reader import Fused, load_profiles
@@ -97,7 +96,7 @@ def stored_weights(
     for tensor in tensors.values():
         for each in _read(tensor, tensors, readers, block, group):
             found[each.module] = each
-        for part in _fused(tensor, config, fusing):
+        for part in _fused(tensor, tensors, config, fusing):
             found[part.module] = part
     return found
 
@@ -139,14 +138,20 @@ def _flat(scale: StoredTensor | None) -> StoredTensor | None:
 
 
 def _fused(
-    tensor: StoredTensor, config: Mapping[str, object], profile: Profile
+    tensor: StoredTensor,
+    tensors: Mapping[str, StoredTensor],
+    config: Mapping[str, object],
+    profile: Profile,
 ) -> Iterator[Stored]:
-    if len(tensor.shape) != 3 or tensor.dtype not in PLAIN_FLOATS:
+    """The matrices of a tensor of all experts, which may have scales stacked like them."""
+    if len(tensor.shape) != 3:
         return
+    names = (scale_name(reader, tensor.name) for reader in READERS.values() if reader.scale)
+    scale = next((tensors[name] for name in names if name in tensors), None)
     try:
-        parts = fused_parts(Found(tensor, None, None, tensor.name), profile, config)
-    except HubconvError:
+        parts = fused_parts(Found(tensor, scale, None, tensor.name), profile, config)
+    except (HubconvError, StopIteration):
         return
     for part in parts:
         if part.weight is not None:
-            yield Stored(part.module, part.weight, part.data)
+            yield Stored(part.module, part.weight, part.data, part.scale)

@@ -1,5 +1,6 @@
 """Bytes of a result and of a source: scalars in as few requests as may be, weights by windows."""
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -28,6 +29,8 @@ CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 WINDOW_ELEMENTS: Final = 1 << 18
 """Elements that are decoded at a time: as float64 they take 2 MiB, and some times that in work."""
+
+_ONE_MATRIX: Final = threading.Lock()
 
 Place = tuple[str, int]
 """(shard, first byte) of a scalar."""
@@ -104,6 +107,8 @@ def scales_of(view: Source, weight: Packed, first: int, last: int) -> Bytes2D:
 
 def window_of(view: Source, weight: Stored, first: int, last: int) -> stored.Window:
     """Some rows of a weight that is not NVFP4, with the scales they need."""
+    if weight.weight.turned is not None:
+        return _turned(view, weight, first, last)
     data = rows_of(view, weight.data, first, last, weight.weight.row_bytes)
     if weight.scale is None:
         return stored.window(weight.weight, first, data)
@@ -111,6 +116,17 @@ def window_of(view: Source, weight: Stored, first: int, last: int) -> stored.Win
     size = weight.weight.scale_row_bytes
     scales = rows_of(view, weight.scale, needed.start, needed.stop, size)
     return stored.window(weight.weight, first, data, scales)
+
+
+def _turned(view: Source, weight: Stored, first: int, last: int) -> stored.Window:
+    """Rows that stand as columns in a matrix, which is read as a whole: one at a time."""
+    room = np.empty((last - first) * weight.weight.row_bytes, np.uint8)
+    with _ONE_MATRIX:
+        matrix = view.read(weight.data.shard, weight.data.begin, weight.data.end)
+        if len(matrix) != weight.data.span:
+            raise IntegrityError(f"{weight.data.shard} ends within {weight.data.name}.")
+        ready, content = stored.upright(weight.weight, np.frombuffer(matrix, np.uint8), first, room)
+    return stored.window(ready, first, content)
 
 
 def steps(rows: int, cols: int) -> Iterator[tuple[int, int]]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from checkpoints.broken import _raw, read
+from profiles.test_families import FAMILIES
 from profiles.walks import SERVED, publish, result, source_folder, staged
 
 from hubconv.audit import Depth, audit, audit_json, reading, render_audit, whole
@@ -451,3 +452,14 @@ def test_tensors_that_others_leave_out_on_purpose_are_no_errors(tmp_path):
     lost = [f for f in done.findings if f.rule == "source.lost"]
     assert lost
     assert {f.severity for f in lost} == {"warning"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_weight_of_every_family_finds_its_source(published, name):
+    target = published(name, details=True)
+
+    done = audit(str(target), str(source_folder(name)), depth=FULL)
+
+    assert done.findings == ()
+    assert done.decoded == done.modules > 0
+    assert not [note for note in done.notes if "not compared" in note]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from hubconv.formats.contract.ct_rules import compiled
 from hubconv.formats.contract.finding import Finding
-from hubconv.formats.contract.names import aliases, probed
+from hubconv.formats.contract.names import aliases, moved, probed
 
 _NUMBER: Final = re.compile(r"\.\d+(?=\.|$)")
 _CLASSES: Final = frozenset({"Linear", "FusedMoE", "LinearBase"})
@@ -47,7 +47,7 @@ class _Known:
 
     def __init__(self, names: Iterable[str]) -> None:
         whole: dict[str, None] = {}
-        for name in names:
+        for name in (each for given in names for each in (given, *moved(given))):
             whole[name] = None
             whole.update(dict.fromkeys((*aliases(name), *probed(name))))
             parent = name.rpartition(".")[0]
