@@ -90,6 +90,8 @@ ADVICE: Final = {
     "match.quantized": "Take the entry that hits it out of the ignore list, or write it exactly.",
     "match.kept": "Add the module to the ignore list.",
     "kept.scale": "Spell the scale as the loaders of this convention want it.",
+    "kept.input-scale": "Store input_scale with these FP8 weights, or declare their activations "
+    "dynamic.",
     "v4.field": _CONFIG,
     "v4.expert-dtype": "Remove expert_dtype from config.json, or set it to fp4.",
     "v4.model-type": _LOADERS,
