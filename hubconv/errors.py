@@ -108,10 +108,16 @@ class StoppedError(HubconvError):
 
     Attributes:
         made: Output shards that the run has finished and noted.
+        staged: Output shards of the plan that are staged, by this run and earlier ones.
+        of: Output shards of the plan; 0 where the run did not come so far.
+        seconds_left: What the rest takes at this run's rate; 0 where that cannot be told.
     """
 
     exit_code = 10
     made: int = 0
+    staged: int = 0
+    of: int = 0
+    seconds_left: float = 0.0
 
 
 _DISK: Final = frozenset((

@@ -16,6 +16,7 @@ from hubconv.cli.plan import plan
 from hubconv.cli.slices import publish, work
 from hubconv.cli.upkeep import abort, gc, status
 from hubconv.cli.verify import verify
+from hubconv.cli.watch import watch
 from hubconv.errors import HubconvError
 from hubconv.version import __version__
 
@@ -54,10 +55,11 @@ def group() -> None:
     hubconv ./X ./X-NVFP4                    the same from folder to folder
     hubconv plan deepseek-ai/X               what would be done
     hubconv status my-org/X-NVFP4            what is staged, and how to go on
+    hubconv watch watch.toml                 which targets are out of date
     """  # noqa: D301 - click wants the character, so that lines stay as they are
 
 
-for command in (convert, plan, work, publish, status, abort, gc, verify, demo, hub):
+for command in (convert, plan, work, publish, status, abort, gc, verify, watch, demo, hub):
     group.add_command(command)
 
 

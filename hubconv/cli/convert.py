@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hubconv.cli.actions import tell_failure, tell_outcome
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import (
     making_options,
@@ -19,6 +20,7 @@ from hubconv.cli.options import (
     target_options,
 )
 from hubconv.cli.plan import show_plan
+from hubconv.errors import HubconvError
 
 if TYPE_CHECKING:
     from hubconv.pipeline import Outcome
@@ -72,8 +74,12 @@ def convert(
     progress = choose_progress(sys.stderr, quiet=quiet, json=as_json)
     try:
         outcome = run(request, progress)
+    except HubconvError as error:
+        tell_failure(error, source, target)
+        raise
     finally:
         progress.close()
+    tell_outcome(outcome)
     show_outcome(outcome, as_json=as_json, quiet=quiet)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from hubconv.errors import HubconvError, of_this_machine
+from hubconv.errors import HubconvError, StoppedError, of_this_machine
 from hubconv.progress import printable
 
 _SECRETS: Final = re.compile(
@@ -42,7 +42,7 @@ def report_failure(error: HubconvError, *, as_json: bool) -> int:
     HUBCONV_DEBUG=1 shows where it happened.
     """
     if as_json:
-        _tell_json(error, error.exit_code, error.what, error.next_step)
+        _tell_json(error, error.exit_code, error.what, error.next_step, **_how_far(error))
     click.echo(f"Error: {_harmless(error.what)}", err=True)
     if error.next_step:
         click.echo(f"       {_harmless(error.next_step)}", err=True)
@@ -79,12 +79,23 @@ def _report_bug(error: Exception, *, as_json: bool) -> int:
     return BUG
 
 
-def _tell_json(error: Exception, exit_code: int, what: str, next_step: str) -> None:
+def _how_far(error: HubconvError) -> dict[str, float]:
+    if not (isinstance(error, StoppedError) and error.of):
+        return {}
+    return {
+        "shards_staged": error.staged,
+        "shards_total": error.of,
+        "seconds_left": round(error.seconds_left, 1),
+    }
+
+
+def _tell_json(error: Exception, exit_code: int, what: str, next_step: str, **more: float) -> None:
     told = {
         "status": "failed",
         "error": type(error).__name__,
         "exit_code": exit_code,
         "what": without_secrets(what),
         "next": without_secrets(next_step),
+        **more,
     }
     click.echo(json.dumps(told))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from hubconv.quantities import parse_size, parse_time
 from hubconv.steps.decide import Recipe
 
 if TYPE_CHECKING:
@@ -13,14 +14,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
-_UNITS: Final = {
-    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
-}  # fmt: skip
 _PART: Final = re.compile(r"(\d{1,6})/(\d{1,6})")
 _LATENCY: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
-_TIME: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
 
 
 class Size(click.ParamType[int]):
@@ -32,10 +27,10 @@ class Size(click.ParamType[int]):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
         """Bytes of a size."""
-        found = _SIZE.fullmatch(str(value).strip())
-        if found is None:
+        size = parse_size(str(value))
+        if size is None:
             self.fail(f"{value!r} is not a size; write 5GB or 500MB.", param, ctx)
-        return int(float(found[1]) * _UNITS[(found[2] or "B").upper()])
+        return size
 
 
 class Rate(Size):
@@ -97,11 +92,10 @@ class Duration(click.ParamType[float]):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Seconds of a time."""
-        found = _TIME.fullmatch(str(value).strip())
-        if found is None or not any(found.groups()):
+        seconds = parse_time(str(value))
+        if seconds is None:
             self.fail(f"{value!r} is not a time; write 5h30m or 90m.", param, ctx)
-        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+        return seconds
 
 
 _RECIPE_OPTIONS: Final = (
