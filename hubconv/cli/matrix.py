@@ -37,11 +37,11 @@ def _job(found: Look) -> dict[str, Any]:
 
 
 def key_of(target: str) -> str:
-    """A name for the concurrency group of a target: no two targets of the Hub share one.
+    """A name for the concurrency group of a target: spellings that the Hub takes for one share it.
 
-    The Hub takes names that differ in case alone for one, and none has two hyphens in a row.
+    Names that differ in case alone are one repository, for the Hub and for GitHub's groups.
     """
-    return target.casefold().replace("/", "--")
+    return target.casefold()
 
 
 def option_words(wish: Wish) -> list[str]:
