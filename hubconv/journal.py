@@ -10,6 +10,9 @@ from typing import Any, Final, Protocol, Self
 NOTE_NAME: Final = "journal.json"
 """The note's file, in the journal's folder of the plan."""
 
+GROUP_UNITS: Final = 20
+"""The Hub allows few commits an hour: shards are committed to it in groups of so many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
