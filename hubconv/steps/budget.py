@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from hubconv.journal import GROUP_UNITS
 from hubconv.steps.plan import Plan
+from hubconv.steps.shards import foreign_reads
 
 API_LIMIT: Final = 1000
 RESOLVER_LIMIT: Final = 5000
@@ -85,10 +86,13 @@ def hub_budget(plan: Plan) -> HubBudget:
     """
     units = len(plan.units)
     shards = len({tensor.shard for job in plan.jobs for tensor in job.reads})
+    partners = sum(
+        len({tensor.shard for tensor in foreign_reads(unit, plan.sets)}) for unit in plan.units
+    )
     commits = 1 + math.ceil(units / GROUP_UNITS) + 1  # the journal's note, groups, the publish
     return HubBudget(
-        # Each stream of a source shard asks for a token of its own.
-        api_requests=_API_ONCE + _API_A_COMMIT * commits + shards,
+        # Each stream of a source shard asks for a token of its own, those for partners too.
+        api_requests=_API_ONCE + _API_A_COMMIT * commits + shards + partners,
         # Links of source shards grow old and are asked for anew; staged shards are read back.
         resolver_requests=_RESOLVED_ONCE
         + 2 * shards

@@ -34,7 +34,7 @@ def test_a_run_asks_for_what_its_plan_announced(studio, recipe, shard_bytes):
     assert resolved <= planned.resolver_requests <= 1.5 * resolved
 
 
-@pytest.mark.parametrize("recipe", ["llama_bf16", "deepseek_v4_sgl_fp8"])
+@pytest.mark.parametrize("recipe", ["llama_bf16", "deepseek_v4_sgl_fp8", "deepseek_v3"])
 def test_streams_of_large_shards_are_within_the_budget(xet_studio, monkeypatch, recipe):
     monkeypatch.setattr("hubconv.hub.source.SMALL_BYTES", 1000)  # the shards count as large
     studio = xet_studio
