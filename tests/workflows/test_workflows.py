@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
+from workflows.runner import ACTIONS, GITHUB, ROOT, WORKFLOWS, Runner, load, run_blocks, worked_out
 
 from hubconv.version import __version__
-from workflows.runner import ACTIONS, GITHUB, ROOT, WORKFLOWS, Runner, load, run_blocks, worked_out
 
 BF16 = "llama_bf16"
 V4 = "deepseek_v4_sgl_fp8"
@@ -87,6 +87,32 @@ def test_what_is_published_is_built_once_and_attested():
     assert jobs["publish"]["needs"] == "attest"
     assert jobs["publish"]["environment"] == "release"
     assert not any("run" in step for name in ("attest", "publish") for step in jobs[name]["steps"])
+
+
+@pytest.mark.parametrize(
+    ("tag", "code", "said"),
+    [
+        (f"v{__version__}", 0, ""),
+        ("v0.0.0", 1, f"The tag is v0.0.0, but hubconv/version.py says {__version__}."),
+        (f"v{__version__}.1", 1, "::error::The tag is"),
+    ],
+)
+def test_a_release_needs_a_tag_that_names_its_version(tmp_path, tag, code, said):
+    runner = Runner(tmp_path / "runner", {}, ref=tag, workspace=ROOT)
+    done = runner.step(run_blocks()["release", "The tag names the version"], {})
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout
+
+
+def test_a_release_is_built_into_the_folder_that_is_handed_on(tmp_path):
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "pyproject.toml").write_text("")
+    runner = Runner(tmp_path / "runner", {}, workspace=checkout)
+    assert runner.step(run_blocks()["release", "Build"], {}).returncode == 0, runner.log
+    steps = load(GITHUB / "workflows/release.yml")["jobs"]["build"]["steps"]
+    (upload,) = (each for each in steps if "upload-artifact" in each.get("uses", ""))
+    assert (checkout / upload["with"]["path"]).is_dir()
 
 
 # ── the bot ──────────────────────────────────────────────────────────────────────────────────
