@@ -201,6 +201,10 @@ class Staging(Protocol):
         """Note a finished unit; durable at the latest after `flush`."""
         ...
 
+    def adopt(self, record: UnitRecord) -> None:
+        """Note a finished unit whose bytes another process has brought here."""
+        ...
+
     def flush(self) -> None:
         """Make every noted unit durable, once its bytes have arrived."""
         ...
@@ -229,6 +233,23 @@ class Staging(Protocol):
     def discard(self) -> None:
         """Remove the journal and everything staged."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """How a target repository is made and published to.
+
+    Attributes:
+        private: Make a new repository private (True), public (False), or as the source is (None).
+        create_pr: Publish to a pull request instead of main.
+        allow_public: Publish content of a private or gated source in a public repository.
+        tag: Tag the publish commit.
+    """
+
+    private: bool | None = None
+    create_pr: bool = False
+    allow_public: bool = False
+    tag: bool = True
 
 
 class Target(Protocol):

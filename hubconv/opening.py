@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from hubconv.ends import Source
+from hubconv.ends import Source, Target, TargetOptions
 from hubconv.errors import NotAllowedError, ResourceError, UsageError
-from hubconv.folder import FolderSource
+from hubconv.folder import FolderSource, FolderTarget
 from hubconv.hub.waiting import AtOnce, never
 from hubconv.version import __version__
 from hubconv.words import EndRef, parse_end
@@ -50,6 +50,29 @@ def open_source(word: str, revision: str, scratch: Path, at_once: AtOnce = never
     slots, wanted = scratch / "slots", revision or ref.revision
     with with_likeness(client, ref.name, wanted):
         return HubSource(client, ref.name, wanted, slots, at_once=at_once)
+
+
+def open_target(
+    word: str, options: TargetOptions, scratch: Path, at_once: AtOnce = never, soon: AtOnce = never
+) -> Target:
+    """The target a word names.
+
+    Args:
+        word: TARGET as written.
+        options: How a repository is made and published to.
+        scratch: Folder for what is on its way.
+        at_once: Asked in long waits; raises where the run must end now.
+        soon: The same in waits that save finished work, which may go on for a moment.
+    """
+    ref = parse_target(word)
+    if ref.kind == "folder":
+        if options.create_pr:
+            raise UsageError("A folder has no pull requests.", "Leave --create-pr out.")
+        return FolderTarget(Path(ref.name))
+    from hubconv.hub.client import open_client
+    from hubconv.hub.target import HubTarget
+
+    return HubTarget(open_client(__version__, "", soon), ref.name, options, scratch, at_once)
 
 
 def parse_target(word: str) -> EndRef:

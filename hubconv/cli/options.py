@@ -211,6 +211,13 @@ _MAKING_OPTIONS: Final = (
         help="Output shards made at the same time.  [default: 3; between folders one a core]",
     ),
     click.option(
+        "--engine",
+        type=click.Choice(["auto", "threads", "processes"]),
+        default="auto",
+        show_default=True,
+        help="What runs them: threads of this process, or processes, one or more for each GPU.",
+    ),
+    click.option(
         "--max-disk",
         type=Size(),
         default=0,

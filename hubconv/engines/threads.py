@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
+from hubconv.engines.ending import counted, saving
 from hubconv.engines.stop import Stop
-from hubconv.errors import HubconvError, StoppedError
 from hubconv.progress import Progress
 from hubconv.records import UnitRecord
 from hubconv.steps.shards import Unit
@@ -49,35 +49,13 @@ def run_units(
         progress.unit_finished(unit.shard, record.size, record.seconds)
         return record
 
-    try:
+    with saving(bench.staging, progress, lambda: finished):
         made = [one(unit) for unit in units] if workers == 1 else _pooled(one, units, workers)
-    except BaseException as ended:
-        _save(bench, progress)
-        _counted(ended, finished)
-        raise
     bench.staging.flush()
     reason = stop.reason()
     if reason is not None and None in made:
-        raise _counted(reason, finished)
+        raise counted(reason, finished)
     return [record for record in made if record is not None]
-
-
-def _save(bench: Bench, progress: Progress) -> None:
-    """Whatever ended the run, what is finished must not be lost.
-
-    Nor may a second failure hide the first.
-    """
-    try:
-        bench.staging.flush()
-    except HubconvError as error:
-        progress.warn(f"Finished shards could not be noted: {error}")
-
-
-def _counted(ended: BaseException, finished: Sequence[str]) -> BaseException:
-    """Have a run that was stopped tell how much of it is done."""
-    if isinstance(ended, StoppedError):
-        ended.made = len(finished)
-    return ended
 
 
 def _pooled(

@@ -133,6 +133,10 @@ class FolderStaging:
             sink.write(record.to_json().encode())
             sink.finish()
 
+    def adopt(self, record: UnitRecord) -> None:
+        """Note a finished unit that another process has written into this folder."""
+        self.add(record)
+
     def flush(self) -> None:
         """Nothing to do: what is noted outlives this process."""
 

@@ -157,6 +157,12 @@ class HubStaging:
         self._commit_if_due()
         self._uploads.raise_failure()
 
+    def adopt(self, record: UnitRecord) -> None:
+        """Note a finished unit whose bytes another process has brought to the Hub."""
+        with self._lock:
+            self._sent[record.shard] = StagedFile(record.shard, record.size, record.sha256)
+        self.add(record)
+
     def flush(self) -> None:
         """Wait for what is on its way, commit what the Hub has.
 

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from hubconv.ends import FileEntry, Published, Source
+from hubconv.ends import FileEntry, Published, Source, TargetOptions
 from hubconv.errors import (
     ConflictError,
     IntegrityError,
@@ -26,23 +26,6 @@ from hubconv.hub.source import HubSource
 from hubconv.hub.staging import HubStaging
 from hubconv.journal import NO_NOTE, Note
 from hubconv.manifest import compare_tree, read_manifest
-
-
-@dataclass(frozen=True, slots=True)
-class TargetOptions:
-    """How a target repository is made and published to.
-
-    Attributes:
-        private: Make a new repository private (True), public (False), or as the source is (None).
-        create_pr: Publish to a pull request instead of main.
-        allow_public: Publish content of a private or gated source in a public repository.
-        tag: Tag the publish commit.
-    """
-
-    private: bool | None = None
-    create_pr: bool = False
-    allow_public: bool = False
-    tag: bool = True
 
 
 class HubTarget:

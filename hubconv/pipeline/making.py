@@ -1,30 +1,18 @@
 """Units that are missing on staging: found, given room, made."""
 
-import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from hubconv.ends import Staging
-from hubconv.engines import run_units
 from hubconv.errors import ResourceError, StoppedError
 from hubconv.folder import FolderTarget
 from hubconv.pipeline.run import Run
 from hubconv.progress import human_time
 from hubconv.records import UnitRecord
-from hubconv.steps.schedule import Limits
 from hubconv.steps.shards import Unit
-from hubconv.version import __version__
-from hubconv.work import Bench
-
-HUB_WORKERS: Final = 3
-"""One has the line down, one ends its upload, one is between the two."""
-
-HELD_BYTES: Final = 768 * 1024 * 1024
-"""Partner sets held between measuring and writing, by all workers together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,28 +74,10 @@ def _tell_how_far(run: Run, stopped: StoppedError, found: int, seconds: float) -
 
 
 def _made(run: Run, staging: Staging, missing: Sequence[Unit]) -> list[UnitRecord]:
-    if run.kernel is None:
-        raise ValueError("a run that makes units has a kernel")
-    workers = _workers(run, missing)
+    if run.hands is None:
+        raise ValueError("a run that makes units has hands")
     _check_disk(run, staging, missing)
-    kernel = run.kernel.kernel(workers, sum(unit.nbytes for unit in missing))
-
-    def converted(source_bytes: int) -> None:
-        run.progress.converted(source_bytes)
-        run.stop.at_once()
-
-    bench = Bench(
-        run.plan, run.source, staging, kernel, __version__, converted,
-        Limits(held_bytes=min(Limits().held_bytes, HELD_BYTES // workers)),
-    )  # fmt: skip
-    return run_units(bench, missing, workers, run.progress, run.stop)
-
-
-def _workers(run: Run, missing: Sequence[Unit]) -> int:
-    """Shards to make at a time: a line is full with three, cores want one each."""
-    local = not run.source.commit and isinstance(run.target, FolderTarget)
-    wanted = len(os.sched_getaffinity(0)) if local else HUB_WORKERS
-    return run.request.workers or max(1, min(wanted, len(missing)))
+    return run.hands.make(run, staging, missing)
 
 
 def _read_for(units: Iterable[Unit]) -> int:

@@ -3,12 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hubconv.ends import Published
+from hubconv.ends import Published, TargetOptions
 from hubconv.errors import UsageError
 from hubconv.pipeline.planfile import PlanFile
 from hubconv.steps.decide import Recipe
 from hubconv.steps.facts import Report
 from hubconv.steps.plan import Plan
+from hubconv.words import parse_end
+
+Engine = Literal["auto", "threads", "processes", "ray"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Request:
         command: The command line that does all of it, for the card and for whoever goes on.
         template: Card template to use in place of hubconv's own.
         expected: The plan that it must come to; None for whatever it comes to.
+        engine: What runs the units; auto for what suits the two ends and this machine.
     """
 
     source: str
@@ -54,6 +58,17 @@ class Request:
     command: str = ""
     template: str = ""
     expected: PlanFile | None = None
+    engine: Engine = "auto"
+
+    @property
+    def options(self) -> TargetOptions:
+        """How the target is made and published to."""
+        return TargetOptions(self.private, self.create_pr, self.allow_public, self.tag)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether both ends are folders."""
+        return all(parse_end(word).kind == "folder" for word in (self.source, self.target))
 
 
 @dataclass(frozen=True, slots=True)

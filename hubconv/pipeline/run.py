@@ -3,25 +3,24 @@
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hubconv.ends import Published, Source, Staging, Target
 from hubconv.engines import Stop
-from hubconv.errors import ConflictError, UsageError
-from hubconv.folder import FolderTarget
+from hubconv.errors import ConflictError
 from hubconv.journal import Note
 from hubconv.opening import (
     Scratch,
     caches_in,
     open_source,
-    parse_target,
+    open_target,
     refuse_renamed,
     refuse_same,
 )
+from hubconv.pipeline.hands import Hands, begun
 from hubconv.pipeline.request import Request
 from hubconv.progress import Progress, SilentProgress
 from hubconv.steps.plan import Plan, make_plan
@@ -35,9 +34,6 @@ from hubconv.steps.publish import (
 )
 from hubconv.version import __version__
 from hubconv.words import parse_end
-
-if TYPE_CHECKING:
-    from hubconv.kernels.starting import Starting
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class Run:
         started: Monotonic second at which the run began.
         restricted: What stood against publishing the source openly when the run began.
         published: The publish of this plan, where there was one before this run.
-        kernel: What will compute, being opened; None where nothing will.
+        hands: What will make units, being begun; None where nothing will.
     """
 
     request: Request
@@ -68,7 +64,7 @@ class Run:
     started: float
     restricted: str
     published: Published | None
-    kernel: "Starting | None"
+    hands: Hands | None
 
     @property
     def seconds(self) -> float:
@@ -106,15 +102,22 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
     told = progress or SilentProgress()
     started = time.monotonic()
     stop = Stop(request.time_limit_s)
-    with stop.listening(), Scratch(request.work_dir) as scratch, caches_in(scratch):
+    with (
+        stop.listening(), Scratch(request.work_dir) as scratch, caches_in(scratch),
+        ExitStack() as stack,
+    ):  # fmt: skip
         refuse_same(request.source, request.target)
-        kernel = _starting(request.device) if computes else None
+        hands = stack.enter_context(begun(request)) if computes else None
         told.phase("Reading headers")
         source = open_source(request.source, request.revision, scratch, stop.at_once)
         if source.commit:  # a renamed repository answers under its old name
             refuse_same(f"hf://{source.ref}", request.target)
             refuse_renamed(request.source, source)
-        target = open_target(request, scratch, stop)
+        target = open_target(
+            request.target, request.options, scratch, stop.at_once,
+            # Its pauses between tries save finished work: they end a little after a signal.
+            stop.soon,
+        )  # fmt: skip
         restricted = source.restricted
         target.check(restricted)
         planned = make_plan(source, request.recipe, __version__)
@@ -131,36 +134,8 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
             target.check_card(preview_card(planned, source, target, telling))
         yield Run(
             request, planned, source, target, scratch, told, stop, started, restricted, published,
-            kernel,
+            hands,
         )  # fmt: skip
-
-
-def _starting(device: str) -> "Starting":
-    from hubconv.kernels.starting import Starting  # here: a plan alone needs no kernel
-
-    return Starting(device)
-
-
-def open_target(request: Request, scratch: Path, stop: Stop) -> Target:
-    """The target a request names.
-
-    Args:
-        request: What the user asks for.
-        scratch: Folder for what is on its way.
-        stop: Asked in long waits.
-    """
-    ref = parse_target(request.target)
-    if ref.kind == "folder":
-        if request.create_pr:
-            raise UsageError("A folder has no pull requests.", "Leave --create-pr out.")
-        return FolderTarget(Path(ref.name))
-    from hubconv.hub.client import open_client
-    from hubconv.hub.target import HubTarget, TargetOptions
-
-    options = TargetOptions(request.private, request.create_pr, request.allow_public, request.tag)
-    # Its pauses between tries save finished work: they end a little after a signal, not with it.
-    client = open_client(__version__, "", stop.soon)
-    return HubTarget(client, ref.name, options, scratch, stop.at_once)
 
 
 def versions() -> dict[str, str]:
