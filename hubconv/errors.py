@@ -120,6 +120,14 @@ class StoppedError(HubconvError):
     seconds_left: float = 0.0
 
 
+def unforeseen(error: BaseException) -> HubconvError:
+    """What is said of a failure that no step explained: it is a fault of ours."""
+    return HubconvError(
+        f"hubconv failed in a way it does not know: {type(error).__name__}: {error}",
+        "Finished shards are kept. Please report this with the lines above.",
+    )
+
+
 _DISK: Final = frozenset((
     errno.ENOSPC,
     errno.EDQUOT,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from hubconv.cli.failure import without_secrets
-from hubconv.errors import HubconvError, StoppedError
+from hubconv.errors import HubconvError, StoppedError, of_this_machine, unforeseen
 
 if TYPE_CHECKING:
     from hubconv.pipeline import Outcome
@@ -60,7 +60,7 @@ def tell_outcome(outcome: "Outcome") -> None:
     summarize(outcome)
 
 
-def tell_failure(error: HubconvError, source: str, target: str) -> None:
+def tell_failure(error: Exception, source: str, target: str) -> None:
     """How a conversion ended early: what went wrong, or how far it is and how long the rest takes.
 
     Args:
@@ -68,12 +68,13 @@ def tell_failure(error: HubconvError, source: str, target: str) -> None:
         source: SOURCE word.
         target: TARGET word.
     """
+    told = error if isinstance(error, HubconvError) else of_this_machine(error) or unforeseen(error)
     facts = {
         "source": source,
         "target": target,
-        "what": error.what,
-        "next_step": error.next_step,
-        "exit_code": error.exit_code,
+        "what": told.what,
+        "next_step": told.next_step,
+        "exit_code": told.exit_code,
     }
     if not isinstance(error, StoppedError):
         tell_outputs({"status": "failed"})

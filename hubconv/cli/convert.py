@@ -20,7 +20,6 @@ from hubconv.cli.options import (
     target_options,
 )
 from hubconv.cli.plan import show_plan
-from hubconv.errors import HubconvError
 
 if TYPE_CHECKING:
     from hubconv.pipeline import Outcome
@@ -74,7 +73,7 @@ def convert(
     progress = choose_progress(sys.stderr, quiet=quiet, json=as_json)
     try:
         outcome = run(request, progress)
-    except HubconvError as error:
+    except Exception as error:
         tell_failure(error, source, target)
         raise
     finally:

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from hubconv.errors import HubconvError, StoppedError, of_this_machine
+from hubconv.errors import HubconvError, StoppedError, of_this_machine, unforeseen
 from hubconv.progress import printable
 
 _SECRETS: Final = re.compile(
@@ -18,8 +18,6 @@ _SECRETS: Final = re.compile(
 
 
 _TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUBCONV_SOURCE_TOKEN", "HF_OIDC_ID_TOKEN")
-
-BUG: Final = 1
 
 
 def without_secrets(text: str) -> str:
@@ -70,13 +68,12 @@ def report_unforeseen(error: Exception, *, as_json: bool) -> int:
 
 def _report_bug(error: Exception, *, as_json: bool) -> int:
     """Tell of what nobody foresaw, with the place where it happened, and give its exit code."""
-    what = f"hubconv failed in a way it does not know: {type(error).__name__}: {error}"
-    next_step = "Finished shards are kept. Please report this with the lines above."
+    told = unforeseen(error)
     if as_json:
-        _tell_json(error, BUG, what, next_step)
+        _tell_json(error, told.exit_code, told.what, told.next_step)
     click.echo(without_secrets("".join(traceback.format_exception(error))), err=True)
-    click.echo(f"Error: {without_secrets(what)}\n       {next_step}", err=True)
-    return BUG
+    click.echo(f"Error: {without_secrets(told.what)}\n       {told.next_step}", err=True)
+    return told.exit_code
 
 
 def _how_far(error: HubconvError) -> dict[str, float]:

@@ -25,7 +25,7 @@ def _job(found: Look) -> dict[str, Any]:
     return {
         "key": key_of(found.target),
         "source": found.source,
-        "revision": wish.revision or "main",
+        "revision": wish.revision,
         "target": found.target,
         # One word a line: nothing is split, and nothing expanded by a shell.
         "options": "\n".join(option_words(wish)),

@@ -3,9 +3,10 @@
 import json
 import shlex
 import sys
+import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from hubconv.progress import Progress
     from hubconv.watch import Ended, Look
+
+_NO_TIME: Final = 0.001
+"""A limit that is over; 0 would stand for none."""
 
 
 @click.command()
@@ -78,6 +82,7 @@ def watch(
     from hubconv.opening import Scratch, caches_in
     from hubconv.watch import look, read_event, read_list, worst
 
+    began = time.monotonic()
     if runs and shown == "json":
         raise click.UsageError("--run converts here; --format json is for others to convert.")
     watched = read_list(file)
@@ -89,6 +94,9 @@ def watch(
         elif not (quiet or as_json):
             click.echo(render_looked(looked, str(file), told.why_not if told else ""))
         tell_summary(WATCHED, _summary(looked, str(file)))
+        if values["time_limit_s"]:  # it holds for looking too
+            gone = time.monotonic() - began
+            values["time_limit_s"] = max(values["time_limit_s"] - gone, _NO_TIME)
         ended = _run(looked, values, as_json=as_json, quiet=quiet) if runs else []
     code = worst(looked, ended) if runs else 0
     if as_json:
@@ -146,6 +154,7 @@ def _run(
         time_limit_s=values["time_limit_s"],
         device=values["device"],
         workers=values["workers"] or 0,
+        engine=values["engine"],
         work_dir=values["work_dir"],
         max_disk=values["max_disk"],
     )

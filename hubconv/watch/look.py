@@ -4,6 +4,7 @@ An idle look costs two requests a target, one for sources that a pattern found: 
 with the listing.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -157,7 +158,19 @@ def _is_meant(wish: Wish, repo: str) -> bool:
         fnmatchcase(name, wish.source.partition("/")[2])
         and (not wish.include or any(fnmatchcase(name, each) for each in wish.include))
         and not any(fnmatchcase(name, each) for each in wish.exclude)
+        and not _is_target(wish, repo)
     )
+
+
+def _is_target(wish: Wish, repo: str) -> bool:
+    """Whether a repository has the name that the entry gives to the target of another.
+
+    It is no source, even where that other is not there any more.
+    """
+    org = wish.source.partition("/")[0]
+    form = re.escape(wish.target_of(f"{org}/{{name}}")).replace(re.escape("{name}"), "(.+)")
+    found = re.fullmatch(form, repo, re.IGNORECASE)
+    return found is not None and len(set(found.groups())) == 1
 
 
 def _once(pairs: Sequence[_Pair]) -> list[_Pair]:
@@ -230,7 +243,8 @@ def _compared(sources: "HubClient", targets: "HubClient", blank: Look, head: "He
     if manifest is not None and found.published:
         found = _aged(found, manifest)
     else:
-        found = replace(found, state="new", why="nothing of hubconv is published there")
+        where = "there" if exists else "there, or this account cannot see it"
+        found = replace(found, state="new", why=f"nothing of hubconv is published {where}")
     return _with_begun(targets, found) if exists and found.is_due else found
 
 

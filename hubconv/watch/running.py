@@ -1,23 +1,26 @@
 """What is due, converted here: one target after the other, whatever becomes of each."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from hubconv.errors import HubconvError, SourceError, StoppedError, of_this_machine
+from hubconv.errors import HubconvError, SourceError, StoppedError, of_this_machine, unforeseen
 from hubconv.watch.look import Look, in_order
 
 if TYPE_CHECKING:
     from hubconv.pipeline import Outcome
+    from hubconv.pipeline.request import Engine
     from hubconv.progress import Progress
+
+LOG: Final = logging.getLogger(__name__)
 
 Status = Literal["published", "up-to-date", "stopped", "refused", "failed", "not begun"]
 
-_BUG: Final = 1
 _STOPPED: Final = StoppedError.exit_code
 _SIGNALLED: Final = 128
-_WORST_FIRST: Final = (_BUG, 7, 6, 4, 3, 2, 8, 5, _STOPPED, 0)
+_WORST_FIRST: Final = (1, 7, 6, 4, 3, 2, 8, 5, _STOPPED, 0)
 """What needs a person stands above what passes by itself."""
 
 
@@ -31,6 +34,7 @@ class Running:
         time_limit_s: Stop in order after this time, all targets together; 0 for no limit.
         device: auto, cpu or cuda:N.
         workers: Output shards made at the same time; 0 for what suits.
+        engine: What runs them; auto for what suits.
         work_dir: Folder for shards on their way.
         max_disk: Bytes that they may take there, where an entry says nothing.
     """
@@ -40,6 +44,7 @@ class Running:
     time_limit_s: float = 0.0
     device: str = "auto"
     workers: int = 0
+    engine: "Engine" = "auto"
     work_dir: str = ""
     max_disk: int = 0
 
@@ -91,7 +96,7 @@ def run(
         if stop is not None or (deadline and left <= 0):
             code = stop.exit_code if stop else _STOPPED
             why = "The run was stopped before its turn."
-            now = Ended(found, "not begun", code, why, "The next run begins with it.")
+            now = Ended(found, "not begun", code, why, "Run the same command again.")
         else:
             now = _convert(found, running, left)
         if now.status == "stopped":
@@ -121,6 +126,7 @@ def _convert(found: Look, running: Running, time_limit_s: float) -> Ended:
         recipe=wish.recipe,
         device=running.device,
         workers=running.workers,
+        engine=running.engine,
         work_dir=running.work_dir,
         max_disk=wish.max_disk or running.max_disk,
         private=wish.private,
@@ -139,12 +145,10 @@ def _convert(found: Look, running: Running, time_limit_s: float) -> Ended:
         if isinstance(error, SourceError) and wish.is_pattern:
             return Ended(found, "refused", 0, error.what, error.next_step)
         return Ended(found, "failed", error.exit_code, error.what, error.next_step)
-    except Exception as error:  # noqa: BLE001 - the next target is none of its business
-        local = of_this_machine(error)
-        if local is not None:
-            return Ended(found, "failed", local.exit_code, local.what, local.next_step)
-        what = f"hubconv failed in a way it does not know: {type(error).__name__}: {error}"
-        return Ended(found, "failed", _BUG, what, "Finished shards are kept. Please report this.")
+    except Exception as error:  # a fault of ours is told, and is none of the next target
+        LOG.exception("%s", found.target)
+        told = of_this_machine(error) or unforeseen(error)
+        return Ended(found, "failed", told.exit_code, told.what, told.next_step)
     finally:
         progress.close()
     return Ended(found, outcome.status, outcome=outcome)

@@ -143,7 +143,7 @@ def test_a_job_of_the_matrix_says_everything_and_splits_no_word(tmp_path):
         "timeout-minutes": 350,
         "state": "out of date",
     }
-    assert (new["revision"], new["runner"]) == ("main", "ubuntu-latest")
+    assert (new["revision"], new["runner"]) == ("", "ubuntu-latest")
     assert (new["time-limit"], new["timeout-minutes"]) == ("7200s", 140)
     assert new["options"] == "--layout\nmodelopt-v4\n--max-disk\n12000000000"
 

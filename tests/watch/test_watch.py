@@ -186,6 +186,37 @@ def test_a_pattern_finds_sources_and_never_takes_a_target_for_one(xet_studio, or
     assert set(looked(listed(tmp_path, included))) == {f"other/{org}-Two", f"other/{org}-Two-Base"}
 
 
+def test_a_listing_without_commits_is_asked_one_by_one(xet_studio, org, tmp_path, monkeypatch):
+    monkeypatch.setattr("hubconv.hub.heads._WANTED", ["config"])
+    entry = f'source = "{org}/*"\ninclude = ["One"]\ntarget = "{org}/{{name}}-NVFP4"'
+    watched = listed(tmp_path, entry)
+    monkeypatch.setattr("hubconv.hub.heads.head_of", _with_commit(monkeypatch))
+    assert looked(watched)[f"{org}/One-NVFP4"].state == "up to date"
+    assert xet_studio.hub.requests.kinds() == {"list_repos": 1, "repo_info": 1, "resolve": 1}
+
+
+def _with_commit(monkeypatch):
+    from hubconv.hub import heads
+
+    ask = heads.head_of
+
+    def asking(*words):
+        with monkeypatch.context() as patch:
+            patch.setattr(heads, "_WANTED", ["sha", "config"])
+            return ask(*words)
+
+    return asking
+
+
+def test_a_target_whose_source_is_gone_is_no_source(xet_studio, org, tmp_path):
+    studio = xet_studio
+    watched = listed(tmp_path, f'source = "{org}/*"\ntarget = "{org}/{{name}}-NVFP4"')
+    event = event_of(tmp_path, payload(f"{org}/One-NVFP4"))
+    assert looked(watched, event=event) == {}
+    studio.api_of(studio.token).delete_repo(f"{org}/One")
+    assert set(looked(watched)) == {f"{org}/{name}-NVFP4" for name in ("Two", "Two-Base", "Empty")}
+
+
 def test_an_entry_by_name_stands_above_a_pattern_that_finds_the_same_target(
     xet_studio, org, tmp_path
 ):

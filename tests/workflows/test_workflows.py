@@ -245,7 +245,21 @@ def test_a_word_that_looks_like_an_option_is_none(machine):
     worker = machine()
     worker.action("convert", {"source": "--version", "target": "demo/t", "hf-token": token()})
     assert worker.code == 2
-    assert "'--version' is neither a repository (org/name) nor a folder" in worker.log
+    assert "'hf://--version' is neither a repository (org/name) nor a folder" in worker.log
+
+
+def test_a_revision_is_converted_where_one_is_asked_for(xet_studio, machine):
+    studio = xet_studio
+    source, target = studio.own_source(BF16), studio.name()
+    pinned = studio.api.repo_info(source).sha
+    studio.write(source, "notes.txt", b"later")
+    worker = machine()
+    inputs = {"options": "--scales\namax", "revision": pinned, "hf-token": token()}
+    worker.action("convert", {"source": source, "target": target, **inputs})
+    assert worker.code == 0, worker.log
+    manifest = json.loads(studio.read(target, "hubconv.json"))
+    assert manifest["source"]["commit"] == pinned
+    assert manifest["command"].endswith(f"--revision {pinned} --time-limit 5h30m")
 
 
 def test_without_a_token_the_identity_of_the_job_is_asked_for(machine):
@@ -265,6 +279,7 @@ def test_without_a_token_the_identity_of_the_job_is_asked_for(machine):
 # ── limits ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_one_model_is_converted_over_four_runs_and_no_shard_twice(lfs_studio, tmp_path):
     studio = lfs_studio
     source, target = studio.own_source(BF16), studio.name()
@@ -308,3 +323,38 @@ def test_one_model_is_converted_over_four_runs_and_no_shard_twice(lfs_studio, tm
     assert len(made) == 11
     sent = [each.path.rpartition("/")[2] for each in studio.hub.requests.find(kind="lfs_put")]
     assert sorted(oid for oid in sent if oid in shards.values()) == sorted(shards.values())
+
+
+# ── README ───────────────────────────────────────────────────────────────────────────────────
+
+
+def shown(mark):
+    """A block of README, by the mark above it."""
+    text = (ROOT / "README.md").read_text().partition(f"<!-- {mark} -->")[2]
+    return text.partition("```")[2].partition("\n")[2].partition("```")[0]
+
+
+def test_what_readme_shows_is_taken(tmp_path):
+    import yaml
+
+    from hubconv.watch import read_list
+
+    (tmp_path / "watch.toml").write_text(shown("watch.toml"))
+    one, many = read_list(tmp_path / "watch.toml").wishes
+    assert (one.is_pattern, many.is_pattern) == (False, True)
+    (step,) = yaml.safe_load(shown("action"))
+    assert step["uses"].partition("@")[0] == "OWNER/hubconv/.github/actions/convert"
+    assert len(shown("action").strip().splitlines()) == 5
+    inputs = load(GITHUB / "actions/convert/action.yml")["inputs"]
+    assert set(step["with"]) <= set(inputs)
+    assert {name for name, told in inputs.items() if told.get("required")} <= set(step["with"])
+    (job,) = yaml.safe_load(shown("workflow"))["jobs"].values()
+    called = load(GITHUB / "workflows/convert.yml")["on"]["workflow_call"]
+    assert set(job["with"]) <= set(called["inputs"])
+    assert set(job["secrets"]) <= set(called["secrets"])
+    wanted = {
+        right
+        for each in load(GITHUB / "workflows/convert.yml")["jobs"].values()
+        for right in each["permissions"].items()
+    }
+    assert wanted == set(job["permissions"].items())
