@@ -145,7 +145,7 @@ def _convert(found: Look, running: Running, time_limit_s: float) -> Ended:
         if isinstance(error, SourceError) and wish.is_pattern:
             return Ended(found, "refused", 0, error.what, error.next_step)
         return Ended(found, "failed", error.exit_code, error.what, error.next_step)
-    except Exception as error:  # a fault of ours is told, and is none of the next target
+    except Exception as error:  # a fault of ours ends one target, not the night
         LOG.exception("%s", found.target)
         told = of_this_machine(error) or unforeseen(error)
         return Ended(found, "failed", told.exit_code, told.what, told.next_step)
