@@ -3,6 +3,7 @@
 import pytest
 
 from hubconv.pipeline import plan
+from hubconv.progress import Progress
 from hubconv.steps.budget import API_LIMIT, COMMIT_LIMIT, HubBudget, hub_budget
 from hubconv.steps.decide import Recipe
 from hubconv.steps.tables import plan_json, plan_table
@@ -87,6 +88,26 @@ def test_a_plan_shows_its_budget_only_where_there_is_a_hub(xet_studio, checkpoin
     local = plan(str(checkpoints("llama_bf16")))
     assert plan_json(local)["hub"] is None
     assert "Asks the Hub" not in plan_table(local, 400)
+
+
+def test_a_run_notes_its_budget_before_the_first_write(xet_studio, checkpoints, tmp_path):
+    class Notes(Progress):
+        def __init__(self):
+            self.told = []
+
+        def note(self, text):
+            self.told.append(text)
+
+    from hubconv.pipeline import Request, convert
+
+    source, target = xet_studio.source("llama_bf16"), xet_studio.name()
+    words = hub_budget(plan(source)).words()
+    notes, local = Notes(), Notes()
+    quick = {"device": "cpu", "workers": 1, "recipe": Recipe(scales="amax")}
+    convert(Request(source, target, **quick), notes)
+    assert notes.told == [words]
+    convert(Request(str(checkpoints("llama_bf16")), str(tmp_path / "out"), **quick), local)
+    assert local.told == []
 
 
 def test_more_than_one_window_is_told():
