@@ -85,6 +85,8 @@ def watch(
     began = time.monotonic()
     if runs and shown == "json":
         raise click.UsageError("--run converts here; --format json is for others to convert.")
+    if as_json and shown == "json":
+        raise click.UsageError("--json tells of every target, --format json of what is due.")
     watched = read_list(file)
     told = read_event(event) if event else None
     with Scratch(values["work_dir"]) as scratch, caches_in(scratch):

@@ -176,6 +176,7 @@ def test_a_signal_ends_a_run_and_nothing_new_is_begun(lfs_studio, tmp_path):
         (["watch"], 2, "Missing argument 'FILE'"),
         (["watch", "none.toml"], 2, "none.toml cannot be read"),
         (["watch", "none.toml", "--run", "--format", "json"], 2, "--run converts here"),
+        (["watch", "none.toml", "--json", "--format", "json"], 2, "--json tells of every target"),
     ],
 )
 def test_what_cannot_be_asked_is_told(xet_studio, words, code, said):
