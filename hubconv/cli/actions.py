@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hubconv.cli.failure import without_secrets
+from hubconv.discretion import without_secrets
 from hubconv.errors import HubconvError, StoppedError, of_this_machine, unforeseen
 
 if TYPE_CHECKING:

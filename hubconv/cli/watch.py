@@ -19,8 +19,8 @@ from hubconv.cli.actions import (
     tell_summary,
 )
 from hubconv.cli.environment import quiet_libraries
-from hubconv.cli.failure import without_secrets
 from hubconv.cli.options import making_options, output_options, work_dir_option
+from hubconv.discretion import without_secrets
 from hubconv.progress import printable
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from hubconv.ends import Staging
 from hubconv.errors import HubconvError, StoppedError
+from hubconv.journal import ending_of
 from hubconv.progress import Progress
 
 
@@ -21,7 +22,7 @@ def saving(staging: Staging, progress: Progress, finished: Callable[[], Sized]) 
         yield
     except BaseException as ended:
         try:
-            staging.flush()
+            staging.flush(ending_of(ended))
         except HubconvError as error:
             progress.warn(f"Finished shards could not be noted: {error}")
         counted(ended, finished())

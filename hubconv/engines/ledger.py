@@ -44,18 +44,26 @@ class Ledger:
         """Units that a worker has."""
         return len(self._given.get(worker, ()))
 
+    @property
+    def next(self) -> Unit | None:
+        """The unit that is given next; None where none waits."""
+        while self._waiting and self._waiting[0].shard in self._records:
+            self._waiting.popleft()  # its late result has come meanwhile
+        return self._waiting[0] if self._waiting else None
+
     def give(self, worker: Hashable) -> Unit | None:
         """The next unit, now at a worker; None where none waits."""
-        while self._waiting:
-            unit = self._waiting.popleft()
-            if unit.shard not in self._records:  # its late result has come meanwhile
-                self._given.setdefault(worker, []).append(unit)
-                return unit
-        return None
+        unit = self.next
+        if unit is not None:
+            self._given.setdefault(worker, []).append(self._waiting.popleft())
+        return unit
 
-    def converted(self, shard: str, source_bytes: int) -> None:
-        """So many more source bytes of a unit are dealt with."""
+    def converted(self, shard: str, source_bytes: int) -> bool:
+        """So many more source bytes of a unit are dealt with; whether they count."""
+        if shard in self._records:  # made already, by another worker
+            return False
         self._converted[shard] += source_bytes
+        return True
 
     def made(self, worker: Hashable, record: UnitRecord) -> bool:
         """A worker's result; whether it is the first for its unit."""
@@ -65,6 +73,10 @@ class Ledger:
         if first:
             self._records[record.shard] = record
         return first
+
+    def back(self, worker: Hashable) -> None:
+        """A worker has not begun what it was given, and never will."""
+        self._waiting.extendleft(reversed(self._given.pop(worker, [])))
 
     def failed(self, worker: Hashable, shard: str) -> None:
         """A worker could not make a unit, and said why: nobody tries again."""
@@ -85,17 +97,19 @@ class Ledger:
             IntegrityError: A unit has cost too many workers.
         """
         vain = 0
-        for unit in reversed(self._given.pop(worker, [])):
+        units = [unit for unit in self._given.pop(worker, []) if unit.shard not in self._records]
+        for unit in units:
             vain += self._converted.pop(unit.shard, 0)
             self._losses[unit.shard] += 1
+        self._waiting.extendleft(reversed(units))
+        for unit in units:
             if self._losses[unit.shard] >= LOSSES:
                 raise IntegrityError(
-                    f"{unit.shard} was in the hands of {LOSSES} workers that were lost, the last "
+                    f"{unit.shard} was in the hands of {LOSSES} workers that were lost; the last "
                     f"one {how}.",
-                    "Look at the machine's log (dmesg) for the reason, such as memory, and try "
-                    "fewer --workers; finished shards are kept.",
+                    "Look at the log of that machine (dmesg) for the reason, such as memory, and "
+                    "try fewer --workers; finished shards are kept.",
                 )
-            self._waiting.appendleft(unit)
         return vain
 
     def records(self) -> list[UnitRecord]:

@@ -1,23 +1,25 @@
 """A worker's own process: `python -m hubconv.engines.process_child`.
 
-Pickles on standard input: what to load, the post, then numbers of units; the end of it means to
-give up. Pickles on standard output: what happens. Both ends are one hubconv.
+Pickles on standard input: what to load, the post, then orders; the end of it means to give up.
+Pickles on standard output: what happens. Both ends are one hubconv.
 """
 
 import ctypes
 import logging
 import os
 import pickle
+import queue
 import signal
 import sys
 import threading
-import traceback
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from hubconv.engines.post import Post, at_post, make
-from hubconv.errors import HubconvError, StoppedError, of_this_machine
+from hubconv.engines.forward import Forward
+from hubconv.engines.post import Order, Post, as_told, at_post, make
+from hubconv.errors import HubconvError, StoppedError
 from hubconv.kernels.starting import Starting
 from hubconv.work import Bench
 
@@ -39,18 +41,6 @@ class Says:
         with self._lock:
             self._out.write(data)
             self._out.flush()
-
-
-class Forward(logging.Handler):
-    """Has log records shown by the process that made this one."""
-
-    def __init__(self, says: Says) -> None:
-        super().__init__()
-        self._says = says
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Tell of one record."""
-        self._says("log", record.name, record.levelno, record.getMessage())
 
 
 class Gone:
@@ -79,14 +69,12 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # to stop in order is the parent's to decide
         signal.signal(number, signal.SIG_IGN)
     orders, says, gone = sys.stdin.buffer, Says(), Gone()
-    first = pickle.load(orders)  # noqa: S301 - from our own process
-    if os.getppid() != first["parent"]:
-        return 1
-    log = logging.getLogger("hubconv")
-    log.setLevel(first["level"])
-    log.addHandler(Forward(says))
-    log.propagate = False
     try:
+        first = pickle.load(orders)  # noqa: S301 - from our own process
+        if os.getppid() != first["parent"]:
+            return 1
+        Forward(lambda *told: says("log", *told)).listen(first["levels"])
+        warnings.simplefilter("ignore")  # the parent has shown them
         starting = Starting(first["device"])
         post: Post = pickle.load(orders)  # noqa: S301
     except EOFError:
@@ -101,42 +89,42 @@ def _at_work(post: Post, starting: Starting, orders: Any, says: Says, gone: Gone
     def kernel() -> Any:  # noqa: ANN401 - a kernel
         return starting.kernel(post.workers, post.weight_bytes)
 
+    waiting: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+    # A thread of its own, so that the end of the orders is heard in every wait.
+    threading.Thread(target=_read, args=(orders, waiting, gone), daemon=True).start()
     try:
         with at_post(post, kernel, gone.check) as bench, ThreadPoolExecutor(post.threads) as pool:
-            try:
-                while True:
-                    number = pickle.load(orders)  # noqa: S301
-                    pool.submit(_one, bench, number, says)
-            except (EOFError, OSError):
-                gone.set()
+            while (order := waiting.get()) is not None:
+                pool.submit(_one, bench, order, says)
     except Exception as error:  # noqa: BLE001 - whatever it was, the parent is told
-        says("failed", "", _told(error))
+        says("failed", "", as_told(error))
         return 1
     return 0
 
 
-def _one(bench: Bench, number: int, says: Callable[..., None]) -> None:
-    unit = bench.plan.units[number]
-    says("begun", unit.shard)
+def _read(orders: Any, waiting: "queue.SimpleQueue[Order | None]", gone: Gone) -> None:  # noqa: ANN401
     try:
-        record = make(bench, unit, lambda done: says("converted", unit.shard, done))
+        while True:
+            waiting.put(pickle.load(orders))  # noqa: S301
+    except (EOFError, OSError, pickle.UnpicklingError):
+        gone.set()
+        waiting.put(None)
+
+
+def _one(bench: Bench, order: Order, says: Callable[..., None]) -> None:
+    shard = order.unit.shard
+    says("begun", shard)
+    try:
+        record = make(bench, order, lambda done: says("converted", shard, done))
     except BaseException as error:  # noqa: BLE001 - whatever it was, the parent is told
-        says("failed", unit.shard, _told(error))
+        says("failed", shard, as_told(error))
     else:
         says("made", record)
-
-
-def _told(error: BaseException) -> BaseException:
-    """An error as it can travel: hubconv's own as they are, others with where they happened."""
-    known = error if isinstance(error, HubconvError) else of_this_machine(error)
-    if known is not None:
-        known.__cause__ = None
-        return known
-    return RuntimeError("".join(traceback.format_exception(error)))
 
 
 if __name__ == "__main__":
     # Libraries leave threads behind that would keep an orderly end waiting.
     ended = main()
+    logging.shutdown()
     sys.stderr.flush()
     os._exit(ended)

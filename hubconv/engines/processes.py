@@ -5,7 +5,6 @@ makes several units at a time, in threads. One that is lost is replaced, and its
 """
 
 import contextlib
-import logging
 import os
 import pickle
 import queue
@@ -20,13 +19,15 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, cast
 
 from hubconv.ends import Staging
+from hubconv.engines import forward
 from hubconv.engines.ending import counted, saving
 from hubconv.engines.ledger import Ledger
-from hubconv.engines.post import Post
+from hubconv.engines.post import Post, order_of
 from hubconv.engines.stop import Stop
-from hubconv.errors import HubconvError
+from hubconv.journal import Ending, ending_of
 from hubconv.progress import Progress
 from hubconv.records import UnitRecord
+from hubconv.steps.plan import Plan
 from hubconv.steps.shards import Unit
 
 LOOK_S: Final = 0.25
@@ -41,11 +42,10 @@ class Hand:
 
     Args:
         device: What it computes on.
-        workers: Units that all processes together make at a time.
         events: Where what it says goes, with itself; `("lost", how)` comes last.
     """
 
-    def __init__(self, device: str, workers: int, events: "queue.SimpleQueue[Event]") -> None:
+    def __init__(self, device: str, events: "queue.SimpleQueue[Event]") -> None:
         self.device = device
         self._process = subprocess.Popen(
             # -P: a module of the user's working folder must not stand in for one of Python's.
@@ -53,12 +53,13 @@ class Hand:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=_environment(),
+            # Ctrl-C is for this process, which ends in order.
+            start_new_session=True,
         )
         self._in = cast("BinaryIO", self._process.stdin)
         self._out = cast("BinaryIO", self._process.stdout)
         self._events = events
-        level = logging.getLogger("hubconv").getEffectiveLevel()
-        self.tell({"parent": os.getpid(), "device": device, "workers": workers, "level": level})
+        self.tell({"parent": os.getpid(), "device": device, "levels": forward.levels()})
         threading.Thread(target=self._listen, name="hand", daemon=True).start()
 
     def tell(self, order: object) -> None:
@@ -68,9 +69,11 @@ class Hand:
             self._in.flush()
 
     def _listen(self) -> None:
-        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+        # Whatever half a word from a dying process may lead to, it is that process which is lost.
+        with contextlib.suppress(Exception):
             while True:
                 self._events.put((self, pickle.load(self._out)))  # noqa: S301 - our own process
+        self._process.kill()
         code = self._process.wait()
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         self._events.put((self, ("lost", f"ended {how}")))
@@ -100,10 +103,17 @@ class Crew:
     def __init__(self, devices: Sequence[str], threads: int) -> None:
         self.threads = threads
         self.workers = threads * len(devices)
+        self._devices = tuple(devices)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._hands = [Hand(device, self.workers, self._events) for device in devices]
+        self._hands: list[Hand] = []
 
     def __enter__(self) -> Self:
+        try:
+            for device in self._devices:
+                self._hands.append(Hand(device, self._events))
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -112,23 +122,39 @@ class Crew:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for hand in self._hands:
-            hand.dismiss()
+        self._end()
+
+    def _end(self) -> None:
+        self.dismiss()
         deadline = time.monotonic() + END_S
         for hand in self._hands:
             hand.end(deadline)
 
+    @property
+    def device(self) -> str:
+        """`cpu`, `cuda:N`, or several of these."""
+        return ", ".join(dict.fromkeys(self._devices))
+
     def run(
-        self, post: Post, units: Sequence[Unit], staging: Staging, progress: Progress, stop: Stop
+        self,
+        post: Post,
+        plan: Plan,
+        units: Sequence[Unit],
+        staging: Staging,
+        progress: Progress,
+        stop: Stop,
+        ending: Ending | None = None,
     ) -> list[UnitRecord]:
-        """Make units and note each in the journal.
+        """Make units and note each in the journal; the processes end with it.
 
         Args:
-            post: What each worker must know; device and numbers are filled in here.
-            units: Units of its plan, in order.
+            post: What each worker must know; the numbers of workers are filled in here.
+            plan: The whole plan.
+            units: Units of it, in order.
             staging: The journal.
             progress: Told of every start and end.
             stop: Asked before every unit.
+            ending: How the run ends, where it does with these units.
 
         Returns:
             A record for each unit.
@@ -137,14 +163,23 @@ class Crew:
             HubconvError: The first failure; or the reason to stop. Finished units are in the
                 journal.
         """
-        shift = _Shift(self, post, units, staging, progress, stop)
+        full = replace(post, threads=self.threads, workers=self.workers)
+        shift = _Shift(self, full, plan, units, staging, progress, stop)
         with saving(staging, progress, shift.ledger.records):
-            shift.run()
-        staging.flush()
-        reason = stop.reason()
-        if reason is not None and not shift.ledger.is_done:
+            try:
+                shift.run()
+            finally:
+                self.dismiss()
+        reason = None if shift.ledger.is_done else stop.reason()
+        staging.flush(ending if reason is None else ending_of(reason))
+        if reason is not None:
             raise counted(reason, shift.ledger.records())
         return shift.ledger.records()
+
+    def dismiss(self) -> None:
+        """Tell all processes to end, without waiting for that."""
+        for hand in self._hands:
+            hand.dismiss()
 
     # ── for a shift ──────────────────────────────────────────────────────────────────────────
 
@@ -159,10 +194,14 @@ class Crew:
             return self._events.get(timeout=LOOK_S)
         return None
 
-    def replace(self, lost: Hand) -> Hand:
-        """Another process in place of one that is gone."""
+    def forget(self, lost: Hand) -> None:
+        """One of them is gone."""
+        lost.dismiss()
         self._hands.remove(lost)
-        self._hands.append(Hand(lost.device, self.workers, self._events))
+
+    def hire(self, device: str) -> Hand:
+        """Another process, in place of one that is gone."""
+        self._hands.append(Hand(device, self._events))
         return self._hands[-1]
 
 
@@ -173,6 +212,7 @@ class _Shift:
         self,
         crew: Crew,
         post: Post,
+        plan: Plan,
         units: Sequence[Unit],
         staging: Staging,
         progress: Progress,
@@ -180,18 +220,18 @@ class _Shift:
     ) -> None:
         self.ledger = Ledger(units)
         self._crew = crew
-        self._post = replace(post, threads=crew.threads, workers=crew.workers)
-        self._index = {unit.shard: number for number, unit in enumerate(post.plan.units)}
+        self._post = post
+        self._plan = plan
         self._staging = staging
         self._progress = progress
         self._stop = stop
-        self._failure: HubconvError | None = None
+        self._failure: BaseException | None = None
         self._acts: dict[str, Callable[..., None]] = {
             "begun": lambda _, shard: progress.unit_started(shard),
             "converted": self._converted,
             "made": self._made,
             "failed": self._failed,
-            "log": lambda _, name, level, text: logging.getLogger(name).log(level, "%s", text),
+            "log": lambda _, *told: forward.show(*told),
             "lost": self._lost,
         }
 
@@ -219,28 +259,30 @@ class _Shift:
                     unit = self.ledger.give(hand)
                     if unit is None:
                         return
-                    hand.tell(self._index[unit.shard])
+                    hand.tell(order_of(self._plan, unit))
 
     def _converted(self, _: Hand, shard: str, source_bytes: int) -> None:
-        self.ledger.converted(shard, source_bytes)
-        self._progress.converted(source_bytes)
+        if self.ledger.converted(shard, source_bytes):
+            self._progress.converted(source_bytes)
 
     def _made(self, hand: Hand, record: UnitRecord) -> None:
         if self.ledger.made(hand, record):
             self._staging.adopt(record)
             self._progress.unit_finished(record.shard, record.size, record.seconds)
 
-    def _failed(self, hand: Hand, shard: str, error: HubconvError) -> None:
+    def _failed(self, hand: Hand, shard: str, error: BaseException) -> None:
         self.ledger.failed(hand, shard)
         self._failure = self._failure or error
         self._stop.fail()
 
     def _lost(self, hand: Hand, how: str) -> None:
+        self._crew.forget(hand)
         vain = self.ledger.lost(hand, how)
         self._progress.converted(-vain)
-        self._progress.warn(f"A worker process {how}; what it was at begins again.")
-        if not self._stop.begun_enough:
-            self._crew.replace(hand).tell(self._post)
+        if self._failure is None:
+            self._progress.warn(f"A worker process {how}; what it was at begins again.")
+        if self.ledger.next is not None and not self._stop.begun_enough:
+            self._crew.hire(hand.device).tell(self._post)
 
 
 def _environment() -> dict[str, str]:

@@ -5,6 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from hubconv.engines.ending import counted, saving
 from hubconv.engines.stop import Stop
+from hubconv.journal import Ending, ending_of
 from hubconv.progress import Progress
 from hubconv.records import UnitRecord
 from hubconv.steps.shards import Unit
@@ -12,12 +13,9 @@ from hubconv.work import Bench, work
 
 
 def run_units(
-    bench: Bench,
-    units: Sequence[Unit],
-    workers: int,
-    progress: Progress,
-    stop: Stop,
-) -> list[UnitRecord]:
+    bench: Bench, units: Sequence[Unit], workers: int, progress: Progress, stop: Stop,
+    ending: Ending | None = None,
+) -> list[UnitRecord]:  # fmt: skip
     """Make units and note each in the journal; one worker runs in the calling thread.
 
     Args:
@@ -26,6 +24,7 @@ def run_units(
         workers: Units made at the same time.
         progress: Told of every start and end.
         stop: Asked before every unit.
+        ending: How the run ends with these units, where it does and they are all made.
 
     Returns:
         A record for each unit.
@@ -51,9 +50,9 @@ def run_units(
 
     with saving(bench.staging, progress, lambda: finished):
         made = [one(unit) for unit in units] if workers == 1 else _pooled(one, units, workers)
-    bench.staging.flush()
-    reason = stop.reason()
-    if reason is not None and None in made:
+    reason = stop.reason() if None in made else None
+    bench.staging.flush(ending if reason is None else ending_of(reason))
+    if reason is not None:
         raise counted(reason, finished)
     return [record for record in made if record is not None]
 

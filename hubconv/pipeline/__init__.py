@@ -8,7 +8,8 @@ others. The journal on the target is all that they share.
 """
 
 from hubconv.folder import FolderTarget
-from hubconv.opening import Scratch, open_source
+from hubconv.journal import DONE
+from hubconv.opening import Scratch, open_lender, open_source
 from hubconv.pipeline.making import make
 from hubconv.pipeline.planfile import PlanFile
 from hubconv.pipeline.releasing import missing_shards, release
@@ -39,8 +40,10 @@ def plan(
         work_dir: Folder for temporary files.
     """
     with Scratch(work_dir) as scratch:
+        recipe = recipe or Recipe()
         opened_source = open_source(source, revision, scratch)
-        return make_plan(opened_source, recipe or Recipe(), __version__)
+        lender = open_lender(recipe.input_scales_from, scratch)
+        return make_plan(opened_source, recipe, __version__, lender)
 
 
 def convert(request: Request, progress: Progress | None = None) -> Outcome:
@@ -54,9 +57,9 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
             return _up_to_date(run)
         if run.source.commit and not isinstance(run.target, FolderTarget):
             run.progress.note(hub_budget(run.plan).words())
-        staging = run.stage()
-        done = make(run, staging, run.plan.units)
-        return release(run, staging, done)
+        with run.staged() as staging:
+            done = make(run, staging, run.plan.units)
+            return release(run, staging, done)
 
 
 def work(request: Request, part: Slice, progress: Progress | None = None) -> Worked:
@@ -76,7 +79,8 @@ def work(request: Request, part: Slice, progress: Progress | None = None) -> Wor
         units = slice_units(run.plan.units, part.number, part.count)
         if run.published is not None:
             return Worked(run.plan, part, run.target.ref, len(units), 0, 0, 0, run.seconds)
-        done = make(run, run.stage(), units)
+        with run.staged(str(part)) as staging:
+            done = make(run, staging, units, DONE)
         return Worked(
             run.plan, part, run.target.ref, len(units), len(done.made),
             len(done.found.keys() & {unit.shard for unit in units}), len(done.records),
@@ -96,8 +100,8 @@ def publish(request: Request, progress: Progress | None = None) -> Outcome:
             return _up_to_date(run)
         if not run.target.begun(run.plan.plan_id):
             raise missing_shards(run, run.plan.units)
-        staging = run.stage()
-        return release(run, staging, make(run, staging, ()))
+        with run.staged() as staging:
+            return release(run, staging, make(run, staging, ()))
 
 
 def _up_to_date(run: Run) -> Outcome:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hubconv.ends import Staging
 from hubconv.errors import ResourceError, StoppedError
 from hubconv.folder import FolderTarget
+from hubconv.journal import Ending
 from hubconv.pipeline.run import Run
 from hubconv.progress import human_time
 from hubconv.records import UnitRecord
@@ -33,13 +34,14 @@ class Done:
         return {**self.found, **{record.shard: record for record in self.made}}
 
 
-def make(run: Run, staging: Staging, units: Sequence[Unit]) -> Done:
+def make(run: Run, staging: Staging, units: Sequence[Unit], ending: Ending | None = None) -> Done:
     """Make those of some units that are not staged yet.
 
     Args:
         run: The run.
         staging: The journal of its plan.
         units: Units of the plan: all, a slice, or none.
+        ending: How the run ends, where it does with these units.
 
     Raises:
         HubconvError: What is finished is staged.
@@ -57,7 +59,7 @@ def make(run: Run, staging: Staging, units: Sequence[Unit]) -> Done:
     run.progress.phase("Converting")
     began = time.monotonic()
     try:
-        return Done(found, _made(run, staging, missing))
+        return Done(found, _made(run, staging, missing, ending))
     except StoppedError as stopped:
         _tell_how_far(run, stopped, len(found), time.monotonic() - began)
         raise
@@ -73,11 +75,13 @@ def _tell_how_far(run: Run, stopped: StoppedError, found: int, seconds: float) -
         stopped.what += f" The rest takes about {human_time(stopped.seconds_left)} at this rate."
 
 
-def _made(run: Run, staging: Staging, missing: Sequence[Unit]) -> list[UnitRecord]:
+def _made(
+    run: Run, staging: Staging, missing: Sequence[Unit], ending: Ending | None
+) -> list[UnitRecord]:
     if run.hands is None:
         raise ValueError("a run that makes units has hands")
     _check_disk(run, staging, missing)
-    return run.hands.make(run, staging, missing)
+    return run.hands.make(run, staging, missing, ending)
 
 
 def _read_for(units: Iterable[Unit]) -> int:

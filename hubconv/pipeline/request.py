@@ -38,6 +38,7 @@ class Request:
         template: Card template to use in place of hubconv's own.
         expected: The plan that it must come to; None for whatever it comes to.
         engine: What runs the units; auto for what suits the two ends and this machine.
+        address: Of a Ray cluster that runs (auto or HOST:PORT); empty to begin one here.
     """
 
     source: str
@@ -59,6 +60,7 @@ class Request:
     template: str = ""
     expected: PlanFile | None = None
     engine: Engine = "auto"
+    address: str = ""
 
     @property
     def options(self) -> TargetOptions:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from hubconv.ends import Published, Source, Staging, Target
 from hubconv.engines import Stop
-from hubconv.errors import ConflictError
-from hubconv.journal import Note
+from hubconv.errors import ConflictError, HubconvError
+from hubconv.journal import Note, RunNote, ending_of
 from hubconv.opening import (
     Scratch,
     caches_in,
+    open_lender,
     open_source,
     open_target,
     refuse_renamed,
@@ -71,8 +72,24 @@ class Run:
         """Wall time so far."""
         return time.monotonic() - self.started
 
-    def stage(self) -> Staging:
-        """The journal of the plan; made, with a note of how this run began, where it is missing."""
+    @contextmanager
+    def staged(self, part: str = "") -> Iterator[Staging]:
+        """The journal of the plan, which is told how this run began and how it ended.
+
+        Args:
+            part: The slice that is made, where it is one.
+        """
+        staging = self._stage(part)
+        try:
+            yield staging
+        except BaseException as error:
+            # Told already where units were under way; and a second failure hides no first one.
+            with suppress(HubconvError):
+                staging.flush(ending_of(error))
+            raise
+
+    def _stage(self, part: str) -> Staging:
+        """The journal; made, with a note of how this run began, where it is missing."""
         expected = self.request.expected
         asked = self.request.revision or parse_end(self.request.source).revision
         note = Note(
@@ -84,7 +101,8 @@ class Run:
             nbytes=self.plan.target_bytes,
             version=__version__,
         )
-        return self.target.stage(self.plan.plan_id, note)
+        device = self.hands.device if self.hands is not None else "none"
+        return self.target.stage(self.plan.plan_id, note, RunNote.begin(device, __version__, part))
 
 
 @contextmanager
@@ -118,9 +136,11 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
             # Its pauses between tries save finished work: they end a little after a signal.
             stop.soon,
         )  # fmt: skip
-        restricted = source.restricted
+        lender = open_lender(request.recipe.input_scales_from, scratch, stop.at_once)
+        # Numbers of a closed checkpoint are not published openly either.
+        restricted = source.restricted or (lender.restricted if lender else "")
         target.check(restricted)
-        planned = make_plan(source, request.recipe, __version__)
+        planned = make_plan(source, request.recipe, __version__, lender)
         if request.expected is not None:
             request.expected.hold_against(planned)
         doubt = target.doubt(planned.target_bytes)

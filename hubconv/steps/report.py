@@ -100,7 +100,13 @@ def make_report(plan: Plan, records: Sequence[UnitRecord], run: Run | None = Non
         findings=tuple(f"{f.where}: {f.what}" for f in checked.findings) if checked else (),
         devices=tuple(sorted({record.device for record in records})),
         run=run,
+        input_scales_from=_lender(plan.recipe.input_scales_from),
     )
+
+
+def _lender(word: str) -> str:
+    """A checkpoint as a report names it; of a folder its last name only."""
+    return word.removeprefix("hf://") if word.startswith("hf://") else PurePath(word).name
 
 
 def parameters_of(jobs: Iterable[Job]) -> int:
@@ -234,7 +240,11 @@ def manifest(plan: Plan, report: Report, files: Mapping[str, tuple[int, str]]) -
         "layout": plan.layout,
         "policy": plan.policy,
         "activations": plan.activations,
-        "recipe": {"version": RECIPE_VERSION, **asdict(plan.recipe)},
+        "recipe": {
+            "version": RECIPE_VERSION,
+            **asdict(plan.recipe),
+            "input_scales_from": report.input_scales_from,
+        },
         "bytes": {"before": plan.source_bytes, "after": plan.target_bytes},
         "parameters": report.parameters,
         "files": {
