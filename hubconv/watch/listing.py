@@ -41,6 +41,8 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scales: Scales | UnsetType = UNSET
     mtp: Mtp | UnsetType = UNSET
     keep: tuple[str, ...] | UnsetType = UNSET
+    quantize: tuple[str, ...] | UnsetType = UNSET
+    input_scales_from: str | UnsetType = UNSET
     code: Code | UnsetType = UNSET
     max_shard_size: str | UnsetType = UNSET
     visibility: Visibility | UnsetType = UNSET
@@ -191,6 +193,8 @@ def _wish(file: Path, number: int, entry: _Entry, defaults: _Table) -> Wish:
             scales=said("scales", "search"),
             mtp=said("mtp", "keep"),
             keep=said("keep", ()),
+            quantize=said("quantize", ()),
+            input_scales_from=said("input_scales_from", ""),
             code=said("code", "copy"),
             max_shard_bytes=parse_size(said("max_shard_size", "0")) or 0,
         ),
@@ -217,15 +221,20 @@ def _check(file: Path, where: str, table: _Table) -> None:
             )
     if table.time_limit is not UNSET and not parse_time(table.time_limit):
         raise _fault(file, f"{where}.time-limit", f"{table.time_limit!r} is no time; write 5h30m")
-    for number, pattern in enumerate(() if table.keep is UNSET else table.keep):
+    _check_patterns(file, f"{where}.keep", table.keep)
+    _check_patterns(file, f"{where}.quantize", table.quantize)
+    if table.runner is not UNSET and not (table.runner and all(table.runner)):
+        raise _fault(file, f"{where}.runner", "is empty")
+
+
+def _check_patterns(file: Path, place: str, patterns: tuple[str, ...] | UnsetType) -> None:
+    for number, pattern in enumerate(() if patterns is UNSET else patterns):
         try:
             re.compile(pattern)
         except re.error as error:
             raise _fault(
-                file, f"{where}.keep[{number}]", f"{pattern!r} is no regular expression: {error}"
+                file, f"{place}[{number}]", f"{pattern!r} is no regular expression: {error}"
             ) from error
-    if table.runner is not UNSET and not (table.runner and all(table.runner)):
-        raise _fault(file, f"{where}.runner", "is empty")
 
 
 def _check_ends(file: Path, wish: Wish) -> None:
@@ -283,7 +292,15 @@ def recipe_asked(manifest: Mapping[str, Any], recipe: Recipe) -> str:
     for name, told in (("layout", manifest.get("layout")), ("policy", manifest.get("policy"))):
         if getattr(recipe, name) and getattr(recipe, name) != told:
             return name
-    for name in ("activations", "scales", "mtp", "keep", "max_shard_bytes"):
+    for name in (
+        "activations",
+        "scales",
+        "mtp",
+        "keep",
+        "quantize",
+        "input_scales_from",
+        "max_shard_bytes",
+    ):
         wanted = getattr(recipe, name)
         if wanted != getattr(usual, name) and _plain(made.get(name)) != _plain(wanted):
             return name.replace("_bytes", "_size").replace("_", "-")
