@@ -120,10 +120,10 @@ def in_sequence(rows: list[Row]) -> Row:
     )  # fmt: skip
 
 
-def prepare(folder: Path, gigabytes: float, mode: str) -> int:
+def prepare(folder: Path, gigabytes: float, shards_per_gb: float, mode: str) -> int:
     """Put the checkpoint into the Hub's storage and warm the kernels; bytes of its shards."""
     made, tiny = folder / "source", folder / "tiny"
-    shards = write_v4(made, gigabytes)
+    shards = write_v4(made, gigabytes, shards_per_gb)
     with running(folder, mode) as hub:
         environment = hub.environment("seed")
         command = [HF, "upload", SOURCE, str(made), ".", "--quiet"]
@@ -206,20 +206,22 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--mode", choices=["xet", "lfs"], default="xet")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--shard-mb", type=float, default=200.0, help="size of source shards")
     parser.add_argument("--max-disk", default="", help="passed on to hubconv")
     options = parser.parse_args()
     rate = bytes_per_s(options.rate)
     options.folder = options.folder.resolve()
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
-    total = prepare(options.folder, options.gigabytes, options.mode)
+    total = prepare(options.folder, options.gigabytes, 1000 / options.shard_mb, options.mode)
     words = ["--rate", f"{rate / 1e6}MB/s", "--latency", options.latency]
     with running(options.folder, options.mode, *words) as hub:
         rows = run_all(hub, options)
     print(
         f"{total / 1e9:.2f} GB FP8 repack, {options.mode}, line of {rate / 1e6:.0f} MB/s each way, "
-        f"latency {options.latency}, {options.workers} workers, {os.cpu_count()} cores"
+        f"latency {options.latency}, shards of {options.shard_mb:.0f} MB, "
+        f"{options.workers} workers, {os.cpu_count()} cores"
     )
     show(rows, rate, bare_torch_bytes())
     shutil.rmtree(options.folder)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from hubconv.journal import NO_NOTE, Note
+from hubconv.journal import NO_NOTE, NO_RUN, Ending, Note, RunNote
 from hubconv.records import UnitRecord
 
 MANIFEST: Final = "hubconv.json"
@@ -201,8 +201,16 @@ class Staging(Protocol):
         """Note a finished unit; durable at the latest after `flush`."""
         ...
 
-    def flush(self) -> None:
-        """Make every noted unit durable, once its bytes have arrived."""
+    def adopt(self, record: UnitRecord) -> None:
+        """Note a finished unit whose bytes another process has brought here."""
+        ...
+
+    def flush(self, ending: Ending | None = None) -> None:
+        """Make every noted unit durable, once its bytes have arrived.
+
+        Args:
+            ending: How the run ends, where it does; noted once.
+        """
         ...
 
     def disk_bytes(self, largest_shard: int, room: int) -> int:
@@ -229,6 +237,23 @@ class Staging(Protocol):
     def discard(self) -> None:
         """Remove the journal and everything staged."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """How a target repository is made and published to.
+
+    Attributes:
+        private: Make a new repository private (True), public (False), or as the source is (None).
+        create_pr: Publish to a pull request instead of main.
+        allow_public: Publish content of a private or gated source in a public repository.
+        tag: Tag the publish commit.
+    """
+
+    private: bool | None = None
+    create_pr: bool = False
+    allow_public: bool = False
+    tag: bool = True
 
 
 class Target(Protocol):
@@ -278,8 +303,16 @@ class Target(Protocol):
         """Whether there is a journal of a plan; makes nothing."""
         ...
 
-    def stage(self, plan_id: str, note: Note = NO_NOTE) -> Staging:
+    def stage(self, plan_id: str, note: Note = NO_NOTE, run: RunNote = NO_RUN) -> Staging:
         """Open the journal of a plan, making what it needs."""
+        ...
+
+    def join(self, plan_id: str) -> Staging:
+        """Open a journal that another process keeps, to bring shards there; makes nothing.
+
+        Raises:
+            ConflictError: There is none: the plan was published or discarded.
+        """
         ...
 
     def published(self, plan_id: str) -> Published | None:

@@ -123,6 +123,7 @@ _DISK: Final = frozenset((
     errno.ENXIO,
     errno.ESTALE,
 ))
+_TORCH_FULL: Final = "OutOfMemoryError"  # torch is not imported to ask
 _PROCESS: Final = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 
 
@@ -136,6 +137,12 @@ def of_this_machine(error: BaseException) -> ResourceError | None:
         return ResourceError(
             f"This machine's memory does not suffice: {str(error) or type(error).__name__}.",
             "Say --workers 1, end other programs, or take a machine with more of it; then run the "
+            "same command again: finished shards are kept.",
+        )
+    if type(error).__name__ == _TORCH_FULL:
+        return ResourceError(
+            "The device's memory does not suffice.",
+            "End what else uses it, or say --device cpu, which gives the same bytes; then run the "
             "same command again: finished shards are kept.",
         )
     if not isinstance(error, OSError):

@@ -99,9 +99,7 @@ class FileSink:
     def __enter__(self) -> Self:
         try:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("wb")
-            with suppress(OSError):  # not every file system has locks
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = open_locked(self._partial)
         except OSError as error:
             raise disk_error(error, self._path.parent) from error
         return self
@@ -197,6 +195,24 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_locked(path: Path) -> BinaryIO:
+    """A new file that no sweep takes for one that was left behind.
+
+    Between the making of a file and its lock another process may sweep it away: then it is made
+    once more.
+    """
+    while True:
+        file = path.open("wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)  # at most for as long as a sweep looks at it
+        except OSError:  # not every file system has locks; there, nothing is swept either
+            return file
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+        file.close()
 
 
 def sweep_partial(folder: Path) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from hubconv.ends import Source
+from hubconv.ends import Source, Target, TargetOptions
 from hubconv.errors import NotAllowedError, ResourceError, UsageError
-from hubconv.folder import FolderSource
+from hubconv.folder import FolderSource, FolderTarget
 from hubconv.hub.waiting import AtOnce, never
 from hubconv.version import __version__
 from hubconv.words import EndRef, parse_end
@@ -50,6 +50,40 @@ def open_source(word: str, revision: str, scratch: Path, at_once: AtOnce = never
     slots, wanted = scratch / "slots", revision or ref.revision
     with with_likeness(client, ref.name, wanted):
         return HubSource(client, ref.name, wanted, slots, at_once=at_once)
+
+
+def open_target(
+    word: str, options: TargetOptions, scratch: Path, at_once: AtOnce = never, soon: AtOnce = never
+) -> Target:
+    """The target a word names.
+
+    Args:
+        word: TARGET as written.
+        options: How a repository is made and published to.
+        scratch: Folder for what is on its way.
+        at_once: Asked in long waits; raises where the run must end now.
+        soon: The same in waits that save finished work, which may go on for a moment.
+    """
+    ref = parse_target(word)
+    if ref.kind == "folder":
+        if options.create_pr:
+            raise UsageError("A folder has no pull requests.", "Leave --create-pr out.")
+        return FolderTarget(Path(ref.name))
+    from hubconv.hub.client import open_client
+    from hubconv.hub.target import HubTarget
+
+    return HubTarget(open_client(__version__, "", soon), ref.name, options, scratch, at_once)
+
+
+def open_lender(word: str, scratch: Path, at_once: AtOnce = never) -> Source | None:
+    """The checkpoint that activation scales are taken from, pinned; None where no word names one.
+
+    Args:
+        word: `--input-scales-from` as written.
+        scratch: Folder for shards on their way.
+        at_once: Asked in long waits; raises where the run must end now.
+    """
+    return open_source(word, "", scratch / "lender", at_once) if word else None
 
 
 def parse_target(word: str) -> EndRef:
@@ -148,9 +182,7 @@ class Scratch:
     def __enter__(self) -> Path:
         try:
             self._base.mkdir(parents=True, exist_ok=True)
-            for left in self._base.glob(f"{glob.escape(self._host)}*"):
-                if not _alive(left.name.removeprefix(self._host).partition(".")[0]):
-                    shutil.rmtree(left, ignore_errors=True)
+            self._sweep()
             mine = tempfile.mkdtemp(prefix=f"{self._host}{os.getpid()}.", dir=self._base)
             self._mine = Path(mine)
         except OSError as error:
@@ -167,6 +199,14 @@ class Scratch:
         trace: TracebackType | None,
     ) -> None:
         shutil.rmtree(self._mine, ignore_errors=True)
+        self._sweep()  # a worker process that was killed has left its own
+
+    def _sweep(self) -> None:
+        """Remove what dead processes of this machine left."""
+        for left in self._base.glob(f"{glob.escape(self._host)}*"):
+            pid = left.name.removeprefix(self._host).partition(".")[0]
+            if not (pid.isdigit() and is_alive(int(pid))):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -186,5 +226,10 @@ def caches_in(scratch: Path) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _alive(pid: str) -> bool:
-    return pid.isdigit() and Path(f"/proc/{pid}").exists()
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; in a container the dead may stay listed, for nobody buries them."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in {"Z", "X"}

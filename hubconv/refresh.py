@@ -3,17 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from hubconv.card import PICTURES
-from hubconv.ends import MANIFEST, Published, Target
-from hubconv.errors import IntegrityError, SourceError, UsageError
-from hubconv.folder import FolderTarget
+from hubconv.ends import MANIFEST, Published, Target, TargetOptions
+from hubconv.errors import IntegrityError, SourceError
 from hubconv.manifest import read_manifest
-from hubconv.opening import Scratch, caches_in, parse_target
+from hubconv.opening import Scratch, caches_in, open_target
 from hubconv.steps.manifest import Told, read_told
 from hubconv.steps.publish import card_files, pictures_of
-from hubconv.version import __version__
 
 TITLE = "Make the card again"
 
@@ -92,15 +89,5 @@ def _told(target: Target) -> Told:
 
 @contextmanager
 def _opened(target: str, *, create_pr: bool, work_dir: str) -> Iterator[Target]:
-    ref = parse_target(target)
-    if ref.kind == "folder":
-        if create_pr:
-            raise UsageError("A folder has no pull requests.", "Leave --create-pr out.")
-        yield FolderTarget(Path(ref.name))
-        return
     with Scratch(work_dir) as scratch, caches_in(scratch):
-        from hubconv.hub.client import open_client
-        from hubconv.hub.target import HubTarget, TargetOptions
-
-        options = TargetOptions(create_pr=create_pr)
-        yield HubTarget(open_client(__version__), ref.name, options, scratch)
+        yield open_target(target, TargetOptions(create_pr=create_pr), scratch)

@@ -1,6 +1,8 @@
 """Files are whole under their name, or not there."""
 
+import fcntl
 import hashlib
+import pathlib
 
 import numpy as np
 import pytest
@@ -82,3 +84,22 @@ def test_a_shard_that_the_library_refuses_is_told(tmp_path):
     (tmp_path / "cut").write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(IntegrityError, match="refuses cut"):
         check_opens(tmp_path / "cut", "cut")
+
+
+def test_a_file_that_is_swept_before_its_lock_is_made_again(tmp_path, monkeypatch):
+    """Two processes of one run share a folder: one begins a file while the other sweeps."""
+    real, swept = fcntl.flock, []
+
+    def sweeping(file, operation):
+        real(file, operation)
+        if operation == fcntl.LOCK_EX and not swept:
+            swept.append(file.name)
+            pathlib.Path(file.name).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", sweeping)
+    with FileSink(tmp_path / "made", "made") as sink:
+        sink.write(b"whole")
+        sink.finish()
+
+    assert swept
+    assert (tmp_path / "made").read_bytes() == b"whole"

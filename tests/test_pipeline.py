@@ -399,17 +399,17 @@ def test_the_time_limit_stops_in_order(lfs_studio):
 
 
 def test_what_somebody_commits_to_main_meanwhile_is_not_overwritten(lfs_studio, monkeypatch):
-    from hubconv.pipeline import making
+    from hubconv.pipeline import hands
 
     studio, source, target = lfs_studio, lfs_studio.source(BF16), lfs_studio.name()
     studio.api.create_repo(target)
-    run_units = making.run_units
+    run_units = hands.run_units
 
     def interrupted(*arguments):
         studio.write(target, "README.md", b"---\nlicense: mit\n---\nMine.\n")
         return run_units(*arguments)
 
-    monkeypatch.setattr(making, "run_units", interrupted)
+    monkeypatch.setattr(hands, "run_units", interrupted)
     with pytest.raises(ConflictError, match="another commit") as conflict:
         studio.convert(source, target)
     assert conflict.value.exit_code == 6
@@ -423,10 +423,10 @@ def test_what_somebody_commits_to_main_meanwhile_is_not_overwritten(lfs_studio, 
 
 
 def test_another_run_that_published_the_same_plan_first_is_recognised(lfs_studio, monkeypatch):
-    from hubconv.pipeline import making
+    from hubconv.pipeline import hands
 
     studio, source, target = lfs_studio, lfs_studio.source(BF16), lfs_studio.name()
-    run_units, others = making.run_units, []
+    run_units, others = hands.run_units, []
 
     def overtaken(*arguments):
         if not others:
@@ -434,7 +434,7 @@ def test_another_run_that_published_the_same_plan_first_is_recognised(lfs_studio
             others.append(studio.convert(source, target))
         return run_units(*arguments)
 
-    monkeypatch.setattr(making, "run_units", overtaken)
+    monkeypatch.setattr(hands, "run_units", overtaken)
     with pytest.raises(ConflictError, match=r"staging branch .* is gone"):
         studio.convert(source, target)
     assert studio.convert(source, target).status == "up-to-date"

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import click
 
 from hubconv.cli.card import card
+from hubconv.cli.compare import compare
 from hubconv.cli.convert import convert
 from hubconv.cli.demo import demo
 from hubconv.cli.failure import report_failure, report_unforeseen, report_usage
 from hubconv.cli.hub import hub
+from hubconv.cli.jobs import jobs
 from hubconv.cli.plan import plan
 from hubconv.cli.reporting import write_failure
 from hubconv.cli.slices import publish, work
@@ -59,7 +61,9 @@ def group() -> None:
     """  # noqa: D301 - click wants the character, so that lines stay as they are
 
 
-for command in (convert, plan, work, publish, status, abort, gc, verify, card, demo, hub):
+for command in (
+    convert, plan, work, publish, status, abort, gc, verify, compare, card, jobs, demo, hub,
+):  # fmt: skip
     group.add_command(command)
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 
-from hubconv.cli.failure import without_secrets
+from hubconv.discretion import without_secrets
 
 
 class _Discreet(logging.Formatter):
@@ -33,6 +33,8 @@ def quiet_libraries(verbose: int = 0) -> None:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_Discreet("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger("hubconv").setLevel(level)
+    # That a device does not do its work is told to everybody: it costs hours.
+    logging.getLogger("hubconv.kernels").setLevel(min(level, logging.WARNING))
     for library in ("huggingface_hub", "httpx2", "hf_xet", "matplotlib"):
         logging.getLogger(library).setLevel(logging.ERROR if verbose < 2 else level)
     if verbose < 2:

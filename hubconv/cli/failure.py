@@ -2,33 +2,16 @@
 
 import json
 import os
-import re
 import traceback
 from typing import Final
 
 import click
 
+from hubconv.discretion import without_secrets
 from hubconv.errors import HubconvError, of_this_machine
 from hubconv.progress import printable
 
-_SECRETS: Final = re.compile(
-    r"hf_[A-Za-z0-9_]{8,}|Bearer\s+\S+|(?<=[?&])(X-Amz-[^=]+|Signature|Policy|Key-Pair-Id)=[^&\s]+",
-    re.IGNORECASE,
-)
-
-
-_TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUBCONV_SOURCE_TOKEN", "HF_OIDC_ID_TOKEN")
-
 BUG: Final = 1
-
-
-def without_secrets(text: str) -> str:
-    """A text in which nothing can be used to log in."""
-    for name in _TOKENS:
-        token = os.environ.get(name, "").strip()
-        if token:
-            text = text.replace(token, "***")
-    return _SECRETS.sub("***", text)
 
 
 def _harmless(text: str) -> str:

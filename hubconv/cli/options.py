@@ -120,6 +120,12 @@ _RECIPE_OPTIONS: Final = (
         "--input-scale", type=float, default=1.0, help="Activation scale that is written."
     ),
     click.option(
+        "--input-scales-from",
+        default="",
+        metavar="REPO",
+        help="Write the calibrated activation scales of this NVFP4 checkpoint instead.",
+    ),
+    click.option(
         "--scales",
         type=click.Choice(["search", "amax"]),
         default="search",
@@ -131,6 +137,13 @@ _RECIPE_OPTIONS: Final = (
         multiple=True,
         metavar="RE",
         help="Leave tensors as they are: a regular expression found in their names. Repeatable.",
+    ),
+    click.option(
+        "--quantize",
+        multiple=True,
+        metavar="RE",
+        help="Make tensors NVFP4 that the policy leaves alone, where engines can load them so: a "
+        "regular expression found in their names. --keep wins. Repeatable.",
     ),
     click.option(
         "--mtp",
@@ -179,6 +192,8 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
         max_shard_bytes=values.pop("max_shard_size"),
         allow_flushed=values.pop("allow_flushed"),
         code=values.pop("code"),
+        quantize=tuple(values.pop("quantize")),
+        input_scales_from=values.pop("input_scales_from"),
     )
 
 
@@ -190,6 +205,7 @@ def recipe_words(recipe: Recipe) -> list[str]:
         "--policy": (recipe.policy, blank.policy),
         "--activations": (recipe.activations, blank.activations),
         "--input-scale": (recipe.input_scale, blank.input_scale),
+        "--input-scales-from": (recipe.input_scales_from, blank.input_scales_from),
         "--scales": (recipe.scales, blank.scales),
         "--mtp": (recipe.mtp, blank.mtp),
         "--max-shard-size": (recipe.max_shard_bytes, blank.max_shard_bytes),
@@ -200,6 +216,7 @@ def recipe_words(recipe: Recipe) -> list[str]:
         for word in (name, str(value))
     ]  # fmt: skip
     words += [word for pattern in recipe.keep for word in ("--keep", pattern)]
+    words += [word for pattern in recipe.quantize for word in ("--quantize", pattern)]
     return [*words, "--allow-flushed"] if recipe.allow_flushed else words
 
 
@@ -215,6 +232,20 @@ _MAKING_OPTIONS: Final = (
         type=click.IntRange(1, 64),
         default=None,
         help="Output shards made at the same time.  [default: 3; between folders one a core]",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "threads", "processes", "ray"]),
+        default="auto",
+        show_default=True,
+        help="What makes them: threads of this process, processes (one or more for each GPU), or "
+        "a Ray cluster.",
+    ),
+    click.option(
+        "--address",
+        default="",
+        metavar="ADDRESS",
+        help="Ray cluster for --engine ray: auto or HOST:PORT.  [default: this machine alone]",
     ),
     click.option(
         "--max-disk",

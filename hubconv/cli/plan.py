@@ -10,6 +10,7 @@ import click
 
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import (
+    Rate,
     output_options,
     recipe_from,
     recipe_options,
@@ -30,6 +31,20 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a plan file, for hubconv work and hubconv publish on many machines.",
 )
+@click.option(
+    "--rate",
+    type=Rate(),
+    default=None,
+    metavar="RATE",
+    help="Estimate hours, requests and commits at this rate of each machine's line (1GB/s).",
+)
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, 4096),
+    default=1,
+    show_default=True,
+    help="Machines of that estimate.",
+)
 @recipe_options
 @source_options
 @output_options
@@ -38,6 +53,8 @@ def plan(
     target: str,
     *,
     output: Path | None,
+    rate: int | None,
+    nodes: int,
     revision: str,
     work_dir: str,
     as_json: bool,
@@ -60,7 +77,7 @@ def plan(
     if output is not None:
         _write(made, source, target, revision, output)
     if as_json or not (quiet and output):
-        show_plan(made, as_json=as_json)
+        show_plan(made, as_json=as_json, rate=rate or 0, nodes=nodes)
     if output is not None and not (as_json or quiet):
         click.echo(
             f"\nWritten to {output}. On each of N machines: hubconv work {output} --slice i/N; "
@@ -83,11 +100,16 @@ def _write(made: "Plan", source: str, target: str, revision: str, output: Path) 
     PlanFile.of(made, place, command, asked).write(output)
 
 
-def show_plan(made: "Plan", *, as_json: bool) -> None:
-    """Print a plan as a table, or as JSON."""
+def show_plan(made: "Plan", *, as_json: bool, rate: int = 0, nodes: int = 1) -> None:
+    """Print a plan as a table, or as JSON, and what it would take at a rate if one is named."""
+    from hubconv.steps.estimate import Load, estimate, told
     from hubconv.steps.tables import plan_json, plan_table
 
+    guess = estimate(Load.of(made), rate, nodes) if rate else None
     if as_json:
-        click.echo(json.dumps(plan_json(made)))
-    else:
-        click.echo(plan_table(made, shutil.get_terminal_size((100, 24)).columns))
+        more = {"estimate": guess.to_json()} if guess else {}
+        click.echo(json.dumps(plan_json(made) | more))
+        return
+    click.echo(plan_table(made, shutil.get_terminal_size((100, 24)).columns))
+    if guess:
+        click.echo("\n" + "\n".join(told(guess)))

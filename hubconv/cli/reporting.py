@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hubconv.cli.failure import without_secrets
+from hubconv.discretion import without_secrets
 from hubconv.errors import HubconvError, UsageError
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import click
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import Duration, output_options, yes_option
 from hubconv.errors import UsageError
-from hubconv.progress import human_bytes, human_time
+from hubconv.progress import human_bytes, human_time, printable
 
 if TYPE_CHECKING:
-    from hubconv.journal import Journal
+    from hubconv.journal import Journal, RunNote
     from hubconv.upkeep import Discarded, Status, Unfinished
 
 
@@ -175,6 +175,8 @@ def _plan_lines(plan: "Unfinished", target: str) -> list[str]:
         lines.append(f"  source   {note.source}{at}{f' ({state})' if state else ''}")
     if journal.author:
         lines.append(f"  opened by {journal.author}")
+    if journal.last_run is not None:
+        lines += [printable(line) for line in _run_lines(journal.last_run)]
     if journal.seconds_left:
         left = human_time(journal.seconds_left)
         lines.append(f"  left     {left} of one worker's time, at the rate so far")
@@ -182,6 +184,21 @@ def _plan_lines(plan: "Unfinished", target: str) -> list[str]:
         lines.append(f"  resume   {plan.resume()}")
     lines.append(f"  discard  {_discard(target, journal)}")
     return lines
+
+
+def _run_lines(run: "RunNote") -> list[str]:
+    """Who worked at a plan last, and how that ended."""
+    part = f", slice {run.part}" if run.part else ""
+    who = f"{run.where}, hubconv {run.version} on {run.device}{part}"
+    began = f"  last run {who}, began {run.began[:16].replace('T', ' ')} UTC"
+    if not run.ended:
+        return [began, "           no end is noted: it is under way, or was killed"]
+    how = f"failed with exit code {run.code}"
+    how = {0: "done", 10: "stopped at its time limit", 130: "interrupted", 143: "terminated"}.get(
+        run.code, how
+    )
+    why = f": {run.what}" if run.what and how.startswith("failed") else ""
+    return [began, f"           {how} {run.ended[:16].replace('T', ' ')} UTC{why}"]
 
 
 def _line(journal: "Journal") -> str:

@@ -49,7 +49,7 @@ def writable_repo(call: Call) -> tuple[Repository, Account]:
         Refusal: It is not there for him, or he may not.
     """
     repo = visible_repo(call)
-    return repo, demand_write(call.account, repo.id.split("/", 1)[0])
+    return repo, demand_write(call.account, repo.id.split("/", 1)[0], repo.id)
 
 
 def branched_repo(call: Call) -> Repository:
@@ -74,4 +74,6 @@ def contributed_repo(call: Call) -> tuple[Repository, Account]:
     account = demand_login(call.account)
     if account.role == "read":
         raise Refusal(403, "You need a token with the write role for this; yours can only read.")
+    if account.only not in {"", repo.id}:
+        raise Refusal(403, f"This token is for {account.only} alone.")
     return repo, account

@@ -1,6 +1,7 @@
 """Who may speak to the embedded Hub, and in whose name."""
 
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,9 @@ class Account:
         role: `write`, `read` or `fineGrained`; a `read` token changes nothing.
         scopes: Namespaces that a `fineGrained` token may write to.
         makes_refs: May make and delete branches and tags, and not commit alone.
+        only: The one repository that the token is for; empty for all that are the user's.
+        sees_private: May know of private repositories.
+        ends_at: Unix second from which on the token is no longer taken; 0 for never.
     """
 
     name: str
@@ -31,6 +35,9 @@ class Account:
     role: str = "write"
     scopes: tuple[str, ...] = ()
     makes_refs: bool = True
+    only: str = ""
+    sees_private: bool = True
+    ends_at: float = 0.0
 
     def belongs_to(self, namespace: str) -> bool:
         """Whether the namespace is this user's or one of his organizations'."""
@@ -73,9 +80,13 @@ class Accounts:
     ) -> Account:
         """Put a token in force."""
         account = Account(name, token, tuple(orgs), role, tuple(scopes), makes_refs)
-        with self._lock:
-            self._by_token[token] = account
+        self.put(account)
         return account
+
+    def put(self, account: Account) -> None:
+        """Put an account's token in force."""
+        with self._lock:
+            self._by_token[account.token] = account
 
     def revoke(self, token: str) -> None:
         """Put a token out of force; later calls with it get 401."""
@@ -92,7 +103,7 @@ class Accounts:
             return None
         token = authorization.removeprefix("Bearer ").strip()
         account = self._by_token.get(token)
-        if account is None:
+        if account is None or 0 < account.ends_at < time.time():
             raise Refusal(401, "Invalid credentials in Authorization header")
         return account
 
@@ -100,7 +111,10 @@ class Accounts:
 def may_see(account: Account | None, card: RepoCard) -> bool:
     """Whether the repository exists at all for this caller."""
     return not card.private or (
-        account is not None and account.belongs_to(card.id.split("/", 1)[0])
+        account is not None
+        and account.sees_private
+        and account.only in {"", card.id}
+        and account.belongs_to(card.id.split("/", 1)[0])
     )
 
 
@@ -109,6 +123,8 @@ def may_read_files(account: Account | None, card: RepoCard) -> bool:
     if not card.gated:
         return True
     if account is None:
+        return False
+    if account.only not in {"", card.id}:
         return False
     return account.belongs_to(card.id.split("/", 1)[0]) or account.name in card.granted
 
@@ -124,8 +140,8 @@ def demand_login(account: Account | None) -> Account:
     return account
 
 
-def demand_write(account: Account | None, namespace: str) -> Account:
-    """The caller, who must be allowed to change things under a namespace.
+def demand_write(account: Account | None, namespace: str, repo_id: str = "") -> Account:
+    """The caller, who must be allowed to change things under a namespace, or in one repository.
 
     Raises:
         Refusal: There was no token, or it is too weak.
@@ -136,6 +152,8 @@ def demand_write(account: Account | None, namespace: str) -> Account:
     if not caller.belongs_to(namespace):
         message = f'You don\'t have the rights to write under the namespace "{namespace}".'
         raise Refusal(403, message)
+    if caller.only not in {"", repo_id}:
+        raise Refusal(403, f"This token is for {caller.only} alone.")
     if caller.role == FINE_GRAINED and namespace not in caller.scopes:
         raise Refusal(403, f"Your token has no write permission under {namespace}.")
     return caller

@@ -127,9 +127,9 @@ def _may_commit(call: Call, repo: Repository, kind: str, name: str) -> Account:
         pull = repo.discussion(int(name))
         if pull.status in {"merged", "closed"}:
             raise Refusal(400, f"Pull request {name} is {pull.status}.")
-        if pull.author == call.account.name:
+        if pull.author == call.account.name and call.account.only in {"", repo.id}:
             return call.account
-    return demand_write(call.account, repo.id.split("/", 1)[0])
+    return demand_write(call.account, repo.id.split("/", 1)[0], repo.id)
 
 
 def _commit_answer(call: Call, repo: Repository, made: Commit) -> dict[str, Any]:

@@ -23,7 +23,10 @@ def repo_url(call: Call, repo: Repository) -> str:
 
 def whoami(call: Call) -> Response:
     """Say whose token it is."""
-    return json_answer(demand_login(call.account).whoami())
+    account = demand_login(call.account)
+    if account.only:
+        raise Refusal(403, "This token stands for a CI job, not for a user.")
+    return json_answer(account.whoami())
 
 
 def create_repo(call: Call) -> Response:

@@ -21,6 +21,8 @@ from hubconv.embedded import (
     DEMO_USER,
     api_collections,
     api_commits,
+    api_jobs,
+    api_oauth,
     api_pulls,
     api_repos,
     api_trees,
@@ -31,7 +33,9 @@ from hubconv.embedded import (
 from hubconv.embedded.accounts import Account
 from hubconv.embedded.app import App, Protocol
 from hubconv.embedded.faults import Faults, ServedLog, rule_from_json
+from hubconv.embedded.jobs import JobBook
 from hubconv.embedded.line import Line, Passed, Rate
+from hubconv.embedded.publishers import Publishers
 from hubconv.embedded.refusals import Refusal
 from hubconv.embedded.state import Knobs, Mode, State, open_state
 from hubconv.embedded.wire import Call, Route, json_answer
@@ -41,6 +45,8 @@ _ROUTES = [
     *api_trees.ROUTES,
     *api_commits.ROUTES,
     *api_pulls.ROUTES,
+    *api_oauth.ROUTES,
+    *api_jobs.ROUTES,
     *api_collections.ROUTES,
     *lfs.ROUTES,
     *downloads.ROUTES,
@@ -140,6 +146,16 @@ class EmbeddedHub:
     def revoke(self, token: str) -> None:
         """Put a token out of force."""
         self._state.accounts.revoke(token)
+
+    @property
+    def jobs(self) -> JobBook:
+        """Orders for jobs, and how the next ones go."""
+        return self._state.jobs
+
+    @property
+    def publishers(self) -> Publishers:
+        """CI jobs that this Hub trusts."""
+        return self._state.publishers
 
     def grant(self, repo_id: str, user: str, *, repo_type: str = "model") -> None:
         """Let a user through the gate of a gated repository."""

@@ -120,7 +120,7 @@ def duplicate(call: Call) -> Response:
     target = call.state.catalog.find(kind, name)
     if not may_see(call.account, target.card):
         raise repo_not_found()
-    demand_write(call.account, target.id.split("/", 1)[0])
+    demand_write(call.account, target.id.split("/", 1)[0], target.id)
     failed = []
     for file in wish.get("files") or []:
         large = source.large(str(file.get("sha256")))

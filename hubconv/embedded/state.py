@@ -14,6 +14,8 @@ from urllib.parse import urlencode
 from hubconv.embedded.accounts import Accounts
 from hubconv.embedded.blobs import BlobStore
 from hubconv.embedded.catalog import Catalog
+from hubconv.embedded.jobs import JobBook
+from hubconv.embedded.publishers import Publishers
 from hubconv.embedded.refusals import Refusal
 from hubconv.embedded.shelves import Shelves
 from hubconv.embedded.xetstore import XetStore
@@ -36,6 +38,7 @@ class Knobs:
         part_bytes: Size of one part.
         xet_token_s: How long a xet token is good.
         link_s: How long a download link is good.
+        publisher_token_s: How long the token of a trusted publisher is good.
     """
 
     page_size: int = 1000
@@ -45,6 +48,7 @@ class Knobs:
     part_bytes: int = 16_000_000
     xet_token_s: int = 3600
     link_s: int = 3600
+    publisher_token_s: int = 3600
 
 
 @dataclass(slots=True)
@@ -64,6 +68,8 @@ class State:
     catalog: Catalog
     shelves: Shelves
     secret: bytes
+    publishers: Publishers
+    jobs: JobBook
     endpoint: str = ""
     cdn: str = ""
     inner_cdn: str = ""
@@ -96,9 +102,15 @@ class State:
         if int(query.get("expires", "0")) < time.time():
             raise Refusal(403, "This link has expired.")
 
-    def xet_token(self, key: str, scope: str) -> tuple[str, int]:
-        """A token for the xet store and the Unix second it expires at."""
-        expires = int(time.time()) + self.knobs.xet_token_s
+    def xet_token(self, key: str, scope: str, life_s: int = 0) -> tuple[str, int]:
+        """A token for the xet store and the Unix second it expires at.
+
+        Args:
+            key: Of the repository.
+            scope: `read` or `write`.
+            life_s: How long it is good; 0 for as long as those that clients get.
+        """
+        expires = int(time.time()) + (life_s or self.knobs.xet_token_s)
         text = f"{scope}.{key}.{expires}"
         return f"xet_{text}.{self.sign(text)}", expires
 
@@ -135,6 +147,8 @@ def open_state(root: Path, mode: Mode, knobs: Knobs) -> State:
         catalog=Catalog(root, blobs),
         shelves=Shelves(root),
         secret=_secret(root / "secret"),
+        publishers=Publishers(),
+        jobs=JobBook(),
     )
 
 

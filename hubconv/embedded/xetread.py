@@ -17,6 +17,7 @@ _BUFFERS = {
     "reconstruction.min_reconstruction_fetch_size": "16mb",
     "telemetry.enabled": False,
 }
+_OWN_TOKEN_S = 3600
 _LOCK = threading.Lock()
 _SESSIONS: dict[str, Any] = {}
 
@@ -35,7 +36,7 @@ class XetSource(BlockSource):
 
         if end <= first:
             return
-        token, expires = self._state.xet_token("internal", "read")
+        token, expires = self._state.xet_token("internal", "read", _OWN_TOKEN_S)
         group = _session().new_download_stream_group(
             endpoint=self._state.inner_cdn,
             token=token,

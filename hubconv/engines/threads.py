@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
+from hubconv.engines.ending import counted, saving
 from hubconv.engines.stop import Stop
-from hubconv.errors import HubconvError, StoppedError
+from hubconv.journal import Ending, ending_of
 from hubconv.progress import Progress
 from hubconv.records import UnitRecord
 from hubconv.steps.shards import Unit
@@ -12,12 +13,9 @@ from hubconv.work import Bench, work
 
 
 def run_units(
-    bench: Bench,
-    units: Sequence[Unit],
-    workers: int,
-    progress: Progress,
-    stop: Stop,
-) -> list[UnitRecord]:
+    bench: Bench, units: Sequence[Unit], workers: int, progress: Progress, stop: Stop,
+    ending: Ending | None = None,
+) -> list[UnitRecord]:  # fmt: skip
     """Make units and note each in the journal; one worker runs in the calling thread.
 
     Args:
@@ -26,6 +24,7 @@ def run_units(
         workers: Units made at the same time.
         progress: Told of every start and end.
         stop: Asked before every unit.
+        ending: How the run ends with these units, where it does and they are all made.
 
     Returns:
         A record for each unit.
@@ -49,35 +48,13 @@ def run_units(
         progress.unit_finished(unit.shard, record.size, record.seconds)
         return record
 
-    try:
+    with saving(bench.staging, progress, lambda: finished):
         made = [one(unit) for unit in units] if workers == 1 else _pooled(one, units, workers)
-    except BaseException as ended:
-        _save(bench, progress)
-        _counted(ended, finished)
-        raise
-    bench.staging.flush()
-    reason = stop.reason()
-    if reason is not None and None in made:
-        raise _counted(reason, finished)
+    reason = stop.reason() if None in made else None
+    bench.staging.flush(ending if reason is None else ending_of(reason))
+    if reason is not None:
+        raise counted(reason, finished)
     return [record for record in made if record is not None]
-
-
-def _save(bench: Bench, progress: Progress) -> None:
-    """Whatever ended the run, what is finished must not be lost.
-
-    Nor may a second failure hide the first.
-    """
-    try:
-        bench.staging.flush()
-    except HubconvError as error:
-        progress.warn(f"Finished shards could not be noted: {error}")
-
-
-def _counted(ended: BaseException, finished: Sequence[str]) -> BaseException:
-    """Have a run that was stopped tell how much of it is done."""
-    if isinstance(ended, StoppedError):
-        ended.made = len(finished)
-    return ended
 
 
 def _pooled(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from hubconv.ends import CARD, JOURNAL, MANIFEST, Published, Release, Sink, Source
+from hubconv.errors import ConflictError
 from hubconv.files import (
     PARTIAL,
     FileSink,
@@ -22,7 +23,7 @@ from hubconv.files import (
 )
 from hubconv.folder.source import FolderSource
 from hubconv.formats.checkpoint import INDEX_NAME
-from hubconv.journal import NO_NOTE, NOTE_NAME, Note
+from hubconv.journal import NO_NOTE, NO_RUN, NOTE_NAME, RUNS, Ending, Note, RunNote
 from hubconv.records import UnitRecord
 
 PUBLISHING: Final = "publishing.json"
@@ -36,14 +37,37 @@ _DISK_THREADS: Final = 8
 
 
 class FolderStaging:
-    """`.hubconv/<plan id>` inside a target folder: shards, and a record for each."""
+    """`.hubconv/<plan id>` inside a target folder: shards, and a record for each.
 
-    def __init__(self, folder: Path, plan_id: str, note: Note = NO_NOTE) -> None:
+    Args:
+        folder: The target.
+        plan_id: The plan.
+        note: How the run began, for whoever finds the journal.
+        run: This run, for the same.
+        joins: Another process keeps the journal: nothing is made or swept, and it must be there.
+
+    Raises:
+        ConflictError: It is not.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan_id: str,
+        note: Note = NO_NOTE,
+        run: RunNote = NO_RUN,
+        *,
+        joins: bool = False,
+    ) -> None:
         self._folder = folder
+        self._run = run
         self._bench = folder / JOURNAL / plan_id
         self._shards = self._bench / "shards"
         self._units = self._bench / "units"
         self._plan_id = plan_id
+        if joins:
+            self._join()
+            return
         try:
             self._shards.mkdir(parents=True, exist_ok=True)
             self._units.mkdir(parents=True, exist_ok=True)
@@ -52,6 +76,18 @@ class FolderStaging:
         sweep_partial(self._bench)
         if note != NO_NOTE and not (self._bench / NOTE_NAME).exists():
             self._write(self._bench / NOTE_NAME, note.to_json())
+        self._tell(run)
+
+    def _join(self) -> None:
+        if not self._units.is_dir():
+            raise ConflictError(
+                f"{self._folder} holds no journal of plan {self._plan_id}: another run has "
+                "published or discarded it, or this machine sees another folder of that name.",
+                "Run the same command again; machines that work together need one file system.",
+            )
+        here, machine = machine_run(), _machine()
+        if _read(self._bench / _MACHINES / machine) != here:
+            self._write(self._bench / _MACHINES / machine, here.encode())
 
     def records(self) -> Mapping[str, UnitRecord]:
         """Finished units whose shard is there with the recorded size.
@@ -60,7 +96,7 @@ class FolderStaging:
         record therefore proves the content. But if a machine was started anew since, or several
         wrote, bytes may never have reached the disk: then they are hashed once more.
         """
-        here, machine = machine_run(), platform.node() or "machine"
+        here, machine = machine_run(), _machine()
         wrote = {
             path.name: _read(path)
             for path in (self._bench / _MACHINES).glob("*")
@@ -133,8 +169,19 @@ class FolderStaging:
             sink.write(record.to_json().encode())
             sink.finish()
 
-    def flush(self) -> None:
-        """Nothing to do: what is noted outlives this process."""
+    def adopt(self, record: UnitRecord) -> None:
+        """Note a finished unit that another process has written into this folder."""
+        self.add(record)
+
+    def flush(self, ending: Ending | None = None) -> None:
+        """Note how the run ends, where it does: what is noted of units outlives this process."""
+        if ending is not None and not self._run.ended and self._bench.is_dir():
+            self._run = self._run.end(ending)
+            self._tell(self._run)
+
+    def _tell(self, run: RunNote) -> None:
+        if run.run_id:
+            self._write(self._bench / RUNS / f"{run.run_id}.json", run.to_json())
 
     def disk_bytes(self, largest_shard: int, room: int) -> int:
         """None of the work folder's: shards are written where they stay."""
@@ -204,6 +251,10 @@ def _publishing(release: Release) -> bytes:
         "files": {path: sha256(content).hexdigest() for path, content in release.files.items()},
     }
     return json.dumps(listed).encode()
+
+
+def _machine() -> str:
+    return platform.node() or "machine"
 
 
 def _read(path: Path) -> str:

@@ -10,7 +10,7 @@ from hubconv.errors import NotAllowedError, UsageError
 from hubconv.files import FileSink, disk_error, sync
 from hubconv.folder.source import FolderSource
 from hubconv.folder.staging import PUBLISHING, FolderStaging
-from hubconv.journal import NO_NOTE, Note
+from hubconv.journal import NO_NOTE, NO_RUN, Note, RunNote
 from hubconv.manifest import read_manifest
 
 
@@ -61,9 +61,13 @@ class FolderTarget:
         """Whether the folder holds a journal of a plan."""
         return (self._folder / JOURNAL / plan_id).is_dir()
 
-    def stage(self, plan_id: str, note: Note = NO_NOTE) -> "FolderStaging":
+    def stage(self, plan_id: str, note: Note = NO_NOTE, run: RunNote = NO_RUN) -> "FolderStaging":
         """Open the journal of a plan in the folder, and sweep what a killed run left half done."""
-        return FolderStaging(self._folder, plan_id, note)
+        return FolderStaging(self._folder, plan_id, note, run)
+
+    def join(self, plan_id: str) -> "FolderStaging":
+        """Open a journal that another process keeps, without sweeping what others write."""
+        return FolderStaging(self._folder, plan_id, joins=True)
 
     def tidy(self, plan_id: str) -> None:
         """Remove the journal of a run killed after its publish."""

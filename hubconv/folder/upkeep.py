@@ -9,7 +9,7 @@ from typing import Any
 
 from hubconv.ends import JOURNAL
 from hubconv.folder.target import FolderTarget
-from hubconv.journal import NO_NOTE, NOTE_NAME, Freed, Journal, Note
+from hubconv.journal import NO_NOTE, NOTE_NAME, RUNS, Freed, Journal, Note, RunNote
 from hubconv.records import UnitRecord
 
 
@@ -61,7 +61,13 @@ def _read(bench: Path) -> Journal:
         sum(record.size for record in records),
         datetime.fromtimestamp(max(times), UTC),
         seconds=sum(record.seconds for record in records),
+        last_run=_last_run(bench),
     )
+
+
+def _last_run(bench: Path) -> RunNote | None:
+    told = sorted((bench / RUNS).glob("*.json"))
+    return RunNote.from_json(told[-1].read_bytes()) if told else None
 
 
 def _records(bench: Path) -> Iterator[UnitRecord]:

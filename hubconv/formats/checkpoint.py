@@ -43,7 +43,8 @@ class StoredTensor:
         shard: The file that holds it.
         begin: First byte within the file (not within the data section).
         end: One past its last byte.
-        of: The tensor of the header that this is a part of; None for a whole one.
+        of: The tensor of the header that this is a part of; None for a whole one. Parts whose
+            bytes alternate with those of others share the bytes from `begin` to `end`.
     """
 
     name: str
@@ -56,7 +57,12 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes."""
+        """Size in bytes; of a part, without the bytes of others between its own."""
+        return self.span if self.of is None else nbytes_of(self.dtype, self.shape)
+
+    @property
+    def span(self) -> int:
+        """Bytes from its first to its last."""
         return self.end - self.begin
 
 

@@ -6,7 +6,7 @@ once. `dequantize` here is the slow, obvious reading that checks everything else
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -32,6 +32,19 @@ INT4_ZERO: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Turned:
+    """Where in a stored matrix the transpose of a weight stands.
+
+    Attributes:
+        first: The column that is the weight's first row.
+        columns: Columns of the stored matrix; its rows are the weight's columns.
+    """
+
+    first: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredWeight:
     """A weight matrix as the source stores it.
 
@@ -45,6 +58,8 @@ class StoredWeight:
         scale_dtype: Element type of the scales; empty for plain weights.
         block: (rows, columns) of elements that share one scale; (1, cols) is one per row,
             (rows, cols) one per tensor. An even number of columns for mxfp4 and int4.
+        turned: Where in a matrix [inputs, outputs] its transpose stands; None where it is stored
+            row by row, as everything here that speaks of rows and bytes takes it to be.
     """
 
     kind: Kind
@@ -53,6 +68,7 @@ class StoredWeight:
     cols: int
     scale_dtype: str = ""
     block: tuple[int, int] = (0, 0)
+    turned: "Turned | None" = None
 
     @property
     def row_bytes(self) -> int:
@@ -172,6 +188,30 @@ def window(
     if weight.kind == "plain":
         return Window(weight, first_row, stored, np.empty((0, 0), np.float32))
     return Window(weight, first_row, stored, scale_values(scales, weight.scale_dtype, shape))
+
+
+def upright(
+    weight: StoredWeight, matrix: Bytes2D, first_row: int, room: Bytes2D
+) -> tuple[StoredWeight, Bytes2D]:
+    """Rows of a turned weight, stored as those of any other are.
+
+    Args:
+        weight: The weight; plain, and turned.
+        matrix: Bytes of the whole matrix that it is stored in.
+        first_row: The first of the rows.
+        room: Where they are written: as many bytes as they have.
+
+    Returns:
+        The weight that their bytes are of, and the bytes.
+    """
+    if weight.turned is None:
+        raise ValueError("the weight is upright already")
+    kind = f"<u{BITS[weight.dtype] // 8}"
+    whole = matrix.view(kind).reshape(weight.cols, weight.turned.columns)
+    rows = room.view(kind).reshape(-1, weight.cols)
+    first = weight.turned.first + first_row
+    np.copyto(rows, whole[:, first : first + len(rows)].T)
+    return replace(weight, turned=None), room
 
 
 def dequantize(window: Window) -> Floats2D:

@@ -36,6 +36,16 @@ from hubconv.errors import (
     of_this_machine,
 )
 from hubconv.hub.compat import httpx, limit_waiting, parse_ratelimit_headers, status_of
+from hubconv.hub.credentials import (
+    SOURCE_IDENTITY,
+    TARGET_IDENTITY,
+    IdentifiedApi,
+    Identity,
+    are_wanted,
+    chosen,
+    identity_of,
+    renewed,
+)
 from hubconv.hub.waiting import AtOnce, never, resting, watched
 
 Result = TypeVar("Result")
@@ -56,11 +66,13 @@ class HubClient:
         api: The client of huggingface_hub.
         wait: Called with seconds between tries; tests make it short.
         at_once: Asked while an answer is waited for; raises where the run must end now.
+        identity: Whose tokens are renewed; None where a token was given.
     """
 
     api: HfApi
     wait: Callable[[float], None] = time.sleep
     at_once: AtOnce = never
+    identity: Identity | None = None
 
     def __reduce__(self) -> NoReturn:
         """A client holds a token: it goes into no file and to no other process.
@@ -100,17 +112,28 @@ class HubClient:
 def open_client(version: str, token_variable: str = "", at_once: AtOnce = never) -> HubClient:
     """A client with the user's credentials.
 
+    A token of its own comes first, then the identity of a CI job, then what `hf` itself finds.
+
     Args:
         version: hubconv's version, for the user agent.
-        token_variable: Environment variable with a token of its own for this end; where it is
-            unset the client finds the token the way `hf` does.
+        token_variable: Environment variable with a token of its own for this end, which is the
+            source.
         at_once: Asked in every pause between tries, and while an answer is waited for; raises
             where the run must end now.
     """
-    token = os.environ.get(token_variable) if token_variable else None
-    limit_waiting()
-    api = HfApi(token=token, library_name="hubconv", library_version=version)
-    return HubClient(api, resting(at_once), at_once)
+    token = os.environ.get(token_variable) or None if token_variable else None
+    limit_waiting(renewed if are_wanted() else None)
+    variables = (SOURCE_IDENTITY, TARGET_IDENTITY) if token_variable else (TARGET_IDENTITY,)
+    resource = "" if token else chosen(variables)
+    if not resource:
+        return HubClient(
+            HfApi(token=token, library_name="hubconv", library_version=version),
+            resting(at_once),
+            at_once,
+        )
+    identity = identity_of(resource, HfApi().endpoint)
+    api = IdentifiedApi(identity, library_name="hubconv", library_version=version)
+    return HubClient(api, resting(at_once), at_once, identity)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -165,7 +188,8 @@ def explain(error: BaseException, what: str) -> HubconvError:
     if isinstance(error, GatedRepoError):
         return NotAllowedError(
             f"{what}: the repository is gated and this account has no access.",
-            f"Open {_page_of(error)}, accept its terms, then run again with that account's token.",
+            f"Open {_page_of(error)}, accept its terms, then run again with that account's token; "
+            "a source may have one of its own (HUBCONV_SOURCE_TOKEN, in CI HUBCONV_SOURCE_OIDC).",
         )
     if isinstance(error, RevisionNotFoundError):
         return SourceError(f"{what}: there is no such revision.", "Check --revision.")

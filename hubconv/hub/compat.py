@@ -6,13 +6,14 @@ tests/hub/test_compat.py fails loudly when a new version of huggingface_hub move
 import hashlib
 import io
 import threading
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 import httpx2 as httpx
 from huggingface_hub import CommitOperationAdd, HfApi, get_session, set_client_factory
+from huggingface_hub._oidc import oidc_login
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.lfs import (
     LFS_HEADERS,
@@ -53,6 +54,7 @@ __all__ = [
     "httpx",
     "lfs_addition",
     "limit_waiting",
+    "oidc_login",
     "parse_ratelimit_headers",
     "parts_of",
     "refresh_xet_connection_info",
@@ -65,11 +67,37 @@ __all__ = [
 ]
 
 NOT_FOUND: Final = 404
+UNKNOWN: Final = 401
 _LIMITED: Final = threading.Event()
 
 
-def limit_waiting() -> None:
-    """Give every request a timeout: the client's default waits for a silent server for ever."""
+class Renewing(httpx.Auth):
+    """Repeats a request once whose token the Hub no longer knows.
+
+    Args:
+        renewed: Given the header of the request, another one; or empty.
+    """
+
+    def __init__(self, renewed: Callable[[str], str]) -> None:
+        self._renewed = renewed
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """The request, and where it was refused the request with another token."""
+        response = yield request
+        if response.status_code != UNKNOWN:
+            return
+        fresh = self._renewed(request.headers.get("authorization", ""))
+        if fresh:
+            request.headers["authorization"] = fresh
+            yield request
+
+
+def limit_waiting(renewed: Callable[[str], str] | None = None) -> None:
+    """Give every request a timeout: the client's default waits for a silent server for ever.
+
+    Args:
+        renewed: What a refused request may be repeated with; see `Renewing`.
+    """
     if _LIMITED.is_set():
         return
     _LIMITED.set()
@@ -77,6 +105,8 @@ def limit_waiting() -> None:
     def factory() -> httpx.Client:
         client = default_client_factory()
         client.timeout = httpx.Timeout(connect=30, read=180, write=180, pool=30)
+        if renewed is not None:
+            client.auth = Renewing(renewed)
         return client
 
     set_client_factory(factory)
@@ -204,7 +234,7 @@ def ask_lfs(
     """
     answers, refusals, _ = post_lfs_batch_info(
         [operation.upload_info],
-        token=None,  # it is in the headers
+        token=False,  # type: ignore[arg-type] # it is in the headers
         repo_type="model",
         repo_id=repo,
         revision=quote(revision, safe=""),
@@ -256,7 +286,14 @@ def complete_parts(
 
 def send_by_lfs(api: HfApi, operation: CommitOperationAdd, answer: Mapping[str, Any]) -> None:
     """The client's own way to send a file: whole, or its parts one after the other."""
-    lfs_upload(operation, dict(answer), headers=headers_of(api), endpoint=api.endpoint)
+    headers = headers_of(api)
+    lfs_upload(
+        operation,
+        dict(answer),
+        token=False,  # type: ignore[arg-type] # it is in the headers
+        headers=headers,
+        endpoint=api.endpoint,
+    )
 
 
 def status_of(error: BaseException) -> int:

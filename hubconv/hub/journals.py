@@ -17,7 +17,7 @@ from hubconv.ends import JOURNAL, Source
 from hubconv.hub.client import REFUSED, HubClient
 from hubconv.hub.commits import STAGED
 from hubconv.hub.compat import NOT_FOUND, status_of
-from hubconv.journal import NO_NOTE, NOTE_NAME, Note
+from hubconv.journal import NO_NOTE, NOTE_NAME, RUNS, Note, RunNote
 from hubconv.records import UnitRecord
 
 BRANCHES: Final = "hubconv/"
@@ -28,7 +28,9 @@ they are published in one commit and this pull request is closed. Do not merge i
 
 `hubconv status {repo}` tells how far it is; `hubconv abort {repo}` discards it.
 """
+PUBLISHER_NAMES: Final = ("[OIDC]",)
 _THREADS: Final = 8
+_RUN_BYTES: Final = 16 * 1024
 
 
 def note_path(plan_id: str) -> str:
@@ -39,6 +41,11 @@ def note_path(plan_id: str) -> str:
 def unit_path(plan_id: str, shard: str) -> str:
     """Where the record of a finished shard is."""
     return f"{JOURNAL}/{plan_id}/units/{shard}.json"
+
+
+def run_path(plan_id: str, run_id: str) -> str:
+    """Where a run tells of itself."""
+    return f"{JOURNAL}/{plan_id}/{RUNS}/{run_id}.json"
 
 
 def branch_of(plan_id: str) -> str:
@@ -74,6 +81,7 @@ class Journals:
     def __init__(self, client: HubClient, repo: str) -> None:
         self._client = client
         self._repo = repo
+        self._opened: set[str] = set()
 
     def branches(self) -> list[Place]:
         """Staging branches, by plan."""
@@ -135,11 +143,22 @@ class Journals:
         places = [place for place in self.pulls() if place.plan_id == plan_id]
         if not places:
             return []
-        me = self._client.call("Asking the Hub who you are", self._client.api.whoami)["name"]
-        return [place for place in places if place.author == me]
+        names = self._own_names()
+        return [place for place in places if place.author in names]
+
+    def _own_names(self) -> set[str]:
+        """The names that pull requests of this account bear.
+
+        What a trusted publisher's job does is put down to one account of the Hub's own, whose name
+        no user can have; such a job need not be told its own name.
+        """
+        if self._client.identity is not None:
+            return {*PUBLISHER_NAMES, *self._opened}
+        me = self._client.call("Asking the Hub who you are", self._client.api.whoami)
+        return {str(me["name"])}
 
     def _open_pull(self, plan_id: str) -> Place:
-        self._client.call(
+        opened = self._client.call(
             f"Opening a pull request for staging on {self._repo}",
             lambda: self._client.api.create_pull_request(
                 self._repo,
@@ -147,6 +166,7 @@ class Journals:
                 description=_ABOUT.format(plan_id=plan_id, repo=self._repo),
             ),
         )
+        self._opened.add(opened.author)
         # Two runs may have opened one each, or one run two after a lost answer: the first counts.
         first, *others = self._own_pulls(plan_id)
         for other in others:
@@ -182,6 +202,15 @@ def read_note(view: Source, plan_id: str) -> Note:
     path = note_path(plan_id)
     entry = view.files().get(path)
     return NO_NOTE if entry is None else Note.from_json(view.read(path, 0, entry.size))
+
+
+def read_last_run(view: Source, plan_id: str) -> RunNote | None:
+    """The run that began last of those that have told of themselves."""
+    folder = run_path(plan_id, "").removesuffix(".json")
+    told = sorted(path for path in view.files() if path.startswith(folder))
+    if not told:
+        return None
+    return RunNote.from_json(view.read(told[-1], 0, min(view.files()[told[-1]].size, _RUN_BYTES)))
 
 
 def read_records(view: Source, plan_id: str) -> Mapping[str, UnitRecord]:

@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
@@ -35,11 +35,9 @@ from hubconv.hub.fetching.slots import Slots, SlotShard
 from hubconv.hub.fetching.supply import HF_TRANSFER, TRIES_EACH, Supply
 from hubconv.hub.fetching.turn import Turn
 from hubconv.hub.privacy import restriction_of
-from hubconv.hub.waiting import AtOnce, never, watched
+from hubconv.hub.waiting import AtOnce, never
 
 LOG: Final = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 SMALL_BYTES: Final = 8 * 1024 * 1024
 """A shard below this size is fetched by one request into memory; so are ranges that make less."""
@@ -93,9 +91,12 @@ class HubSource:
         budget: Budget = DEFAULT_BUDGET,
         at_once: AtOnce = never,
     ) -> None:
+        # Its own waits end where the run must; a target's end a little later, to save what is done.
+        if at_once is not never:
+            client = replace(client, at_once=at_once)
         self._client = client
         self._at_once = at_once
-        info = self._call(
+        info = client.call(
             f"Reading {repo}", lambda: client.api.model_info(repo, revision=revision or None)
         )
         self._repo = info.id
@@ -107,11 +108,7 @@ class HubSource:
         self._slots = Slots(place, budget.disk_bytes, self._turn)
         self._doubts: dict[str, int] = {}
         self._links: dict[str, tuple[float, HfFileMetadata]] = {}
-        self._files = self._call(f"Listing {repo}", self._list)
-
-    def _call(self, what: str, request: Callable[[], Result]) -> Result:
-        """A request with patience for faults that pass, and none where the run must end."""
-        return self._client.call(what, lambda: watched(request, self._at_once))
+        self._files = client.call(f"Listing {repo}", self._list)
 
     @property
     def ref(self) -> str:
@@ -177,7 +174,7 @@ class HubSource:
 
     def _fetched(self, path: str, begin: int, end: int) -> bytes:
         what = f"Reading {path} of {self._repo}"
-        return self._call(what, lambda: self._range(path, begin, end))
+        return self._client.call(what, lambda: self._range(path, begin, end))
 
     def _range(self, path: str, begin: int, end: int) -> bytes:
         if end <= begin:
@@ -226,6 +223,7 @@ class HubSource:
         with self._still_there():
             metadata = get_hf_file_metadata(
                 url,
+                token=False,  # it is in the headers
                 timeout=30,
                 headers=headers_of(self._client.api),
                 endpoint=self._client.api.endpoint,
@@ -304,7 +302,7 @@ class HubSource:
         if not whole and sum(end - begin for begin, end in wanted) < SMALL_BYTES:
             yield RangedShard(entry, lambda begin, end: self._fetched(entry.path, begin, end))
             return
-        link = self._call(f"Reading {entry.path}", lambda: self.link(entry.path))
+        link = self._client.call(f"Reading {entry.path}", lambda: self.link(entry.path))
         fits = whole and link.xet_file_data is None and entry.size >= SLOT_FROM_BYTES
         if fits and not supply.skipped:
             with self._slots.fetched(supply) as slot:

@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -35,9 +36,10 @@ from hubconv.hub.compat import (
 )
 from hubconv.hub.journals import Journals, Place, note_path, read_records, unit_path
 from hubconv.hub.publisher import Publisher
+from hubconv.hub.runs import RunTelling
 from hubconv.hub.source import HubSource
 from hubconv.hub.uploading.uploads import Uploads
-from hubconv.journal import NO_NOTE, Note
+from hubconv.journal import NO_NOTE, NO_RUN, Ending, Note, RunNote
 from hubconv.records import UnitRecord
 
 Seen = TypeVar("Seen")
@@ -64,6 +66,7 @@ class HubStaging:
         at_once: Asked in every wait for an upload; raises where the run must end now.
         note: How the run began, for whoever finds the journal.
         place: Where the journal is; None makes it where it is missing.
+        run: What is told of this run, with its first shards and at its end; nothing for NO_RUN.
 
     Attributes:
         published: The publish of the plan, once there is one.
@@ -79,11 +82,13 @@ class HubStaging:
         at_once: Callable[[], None] = lambda: None,
         note: Note = NO_NOTE,
         place: Place | None = None,
+        run: RunNote = NO_RUN,
     ) -> None:
         self._client = client
         self._repo = repo
         self._plan_id = plan_id
         self._note = note
+        self._run = RunTelling(plan_id, run)
         self._is_noted = False
         self._journals = Journals(client, repo)
         self._place = place or self._journals.open(plan_id)
@@ -157,15 +162,27 @@ class HubStaging:
         self._commit_if_due()
         self._uploads.raise_failure()
 
-    def flush(self) -> None:
+    def adopt(self, record: UnitRecord) -> None:
+        """Note a finished unit whose bytes another process has brought to the Hub."""
+        with self._lock:
+            self._sent[record.shard] = StagedFile(record.shard, record.size, record.sha256)
+        self.add(record)
+
+    def flush(self, ending: Ending | None = None) -> None:
         """Wait for what is on its way, commit what the Hub has.
+
+        Args:
+            ending: How the run ends, where it does: told with the last shards, or alone.
 
         Raises:
             HubconvError: A shard could not be sent; the others are committed.
         """
         self._uploads.settle()
         with self._committing:
-            self._commit(self._ready())
+            ready = self._ready()
+            if ending is not None and self._run.end(ending) and not ready:
+                self._tell_end(patient=not ending.is_journals)
+            self._commit(ready)
         self._uploads.raise_failure()
         if self._pending:
             self._at_once()
@@ -201,6 +218,7 @@ class HubStaging:
                 by_hash(staged.path, staged.sha256, staged.size),
                 CommitOperationAdd(path, record.to_json().encode()),
             ]
+        operations += self._run.news()
         count = len(records)
         message = f"Stage {count} shard{'s' if count > 1 else ''}\n\n{TRAILER}{self._plan_id}"
         self._commit_on_staging(operations, message, lambda: self._shows(records))
@@ -208,7 +226,22 @@ class HubStaging:
             for record in records:
                 del self._sent[record.shard]
                 self._pending.remove(record)
+        self._run.is_told()
         self._last_commit = time.monotonic()
+
+    def _tell_end(self, *, patient: bool) -> None:
+        """Tell how the run ended, where no shard goes with it."""
+        message = f"Stage the end of a run\n\n{TRAILER}{self._plan_id}"
+        news = self._run.news()
+        if patient:
+            self._commit_on_staging(
+                news, message, lambda: self._run.is_shown_by(self._staging_view())
+            )
+            return
+        # The run failed by the line or by the journal itself: one try, and no word of a failure.
+        with suppress(Exception):
+            info = self._client.api.repo_info(self._repo, revision=self._branch)
+            self._commits.commit(news, message, self._branch, str(info.sha))
 
     def begin(self) -> None:
         """Note how this run began before anything else, for a run after a kill.

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from hubconv.ends import FileEntry, Published, Source
+from hubconv.ends import FileEntry, Published, Source, TargetOptions
 from hubconv.errors import (
     ConflictError,
     IntegrityError,
@@ -19,32 +19,17 @@ from hubconv.errors import (
 from hubconv.hub.amending import Amending
 from hubconv.hub.client import HubClient
 from hubconv.hub.collecting import add_to_collection
+from hubconv.hub.commits import branch_gone
 from hubconv.hub.compat import validate_card
-from hubconv.hub.journals import Journals, Place, read_note
+from hubconv.hub.credentials import SOURCE_IDENTITY, TARGET_IDENTITY, Identity
+from hubconv.hub.journals import Journals, Place, branch_of, read_note
 from hubconv.hub.privacy import PRIVATE, Guard
 from hubconv.hub.publisher import Publisher
 from hubconv.hub.rights import doubt_of_room, why_not_create
 from hubconv.hub.source import HubSource
 from hubconv.hub.staging import HubStaging
-from hubconv.journal import NO_NOTE, Note
+from hubconv.journal import NO_NOTE, NO_RUN, Note, RunNote
 from hubconv.manifest import compare_tree, read_manifest
-
-
-@dataclass(frozen=True, slots=True)
-class TargetOptions:
-    """How a target repository is made and published to.
-
-    Attributes:
-        private: Make a new repository private (True), public (False), or as the source is (None).
-        create_pr: Publish to a pull request instead of main.
-        allow_public: Publish content of a private or gated source in a public repository.
-        tag: Tag the publish commit.
-    """
-
-    private: bool | None = None
-    create_pr: bool = False
-    allow_public: bool = False
-    tag: bool = True
 
 
 class HubTarget:
@@ -148,7 +133,10 @@ class HubTarget:
             NotAllowedError: No login, no right to write, or private content would become public.
         """
         api = self._client.api
-        user = self._user = self._client.call("Asking the Hub who you are", api.whoami)
+        if self._client.identity is not None:
+            self._check_identity(self._client.identity)
+        else:
+            self._user = self._client.call("Asking the Hub who you are", api.whoami)
         asked = self._options.private
         self._make_private = bool(restricted) if asked is None else asked
         self._guard = Guard(self._repo, "" if self._options.allow_public else restricted)
@@ -161,12 +149,29 @@ class HubTarget:
             now = self._main().restricted
             way = "Make the target private in its settings on the Hub"
         else:
-            self._check_namespace(user)
+            self._check_namespace(self._user)
         # A repository that a killed run began may be hidden now and bound to be shown at the end.
         if self._guard.forbids(now) or (asked is False and self._guard.restricted):
             raise NotAllowedError(
                 f"The source is {restricted}, but {self._repo} is or would be public.",
                 f"{way}, or if its licence and owner allow it say --allow-publish-private.",
+            )
+
+    def _check_identity(self, identity: Identity) -> None:
+        """A job of a trusted publisher may write to one repository, and make none."""
+        if identity.resource.casefold() != self._repo.casefold():
+            raise NotAllowedError(
+                f"{TARGET_IDENTITY} names {identity.resource}, and the target is {self._repo}: a "
+                "trusted publisher's token can write to the one repository that it is for.",
+                f"Set {TARGET_IDENTITY}={self._repo}; an identity to read a gated source with goes "
+                f"into {SOURCE_IDENTITY}.",
+            )
+        if not self._exists():
+            raise NotAllowedError(
+                f"There is no {self._repo} that this job's token can see, and a trusted "
+                "publisher's token cannot create a repository.",
+                "Create it once by hand, then register this job as its trusted publisher at "
+                f"{self._client.api.endpoint}/{self._repo}/settings.",
             )
 
     def _check_namespace(self, user: Mapping[str, Any]) -> None:
@@ -222,7 +227,7 @@ class HubTarget:
         """Whether the repository holds a journal of a plan."""
         return self._exists() and self._journals.find(plan_id) is not None
 
-    def stage(self, plan_id: str, note: Note = NO_NOTE) -> HubStaging:
+    def stage(self, plan_id: str, note: Note = NO_NOTE, run: RunNote = NO_RUN) -> HubStaging:
         """Create the repository and the staging place where they are missing."""
         api = self._client.api
         new = not self._exists()
@@ -238,11 +243,22 @@ class HubTarget:
         publisher = self._publisher(make_public=make_public, base=self._main().commit)
         staging = HubStaging(
             self._client, self._repo, plan_id, self._work_dir, publisher, self._at_once,
-            replace(note, make_public=make_public),
+            replace(note, make_public=make_public), run=run,
         )  # fmt: skip
         if new and make_public:
             staging.begin()
         return staging
+
+    def join(self, plan_id: str) -> HubStaging:
+        """Open a journal that another process keeps; neither repository nor branch is made."""
+        place = self._journals.find(plan_id)
+        if place is None:
+            raise branch_gone(self._repo, branch_of(plan_id))
+        publisher = self._publisher(make_public=False)
+        return HubStaging(
+            self._client, self._repo, plan_id, self._work_dir, publisher, self._at_once,
+            place=place,
+        )  # fmt: skip
 
     def _refuse_filled(self) -> None:
         """A repository that was not there when this run looked, and is not empty, is not ours.

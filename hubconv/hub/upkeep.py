@@ -12,7 +12,7 @@ from huggingface_hub.hf_api import RepoFile
 from hubconv.errors import NotAllowedError, SourceError
 from hubconv.hub.client import HubClient
 from hubconv.hub.compat import delete_large_files
-from hubconv.hub.journals import Journals, Place, read_note, read_records
+from hubconv.hub.journals import Journals, Place, read_last_run, read_note, read_records
 from hubconv.hub.publisher import MAIN
 from hubconv.hub.source import HubSource
 from hubconv.journal import Freed, Journal
@@ -94,6 +94,7 @@ class HubKeeper:
         return Journal(
             place.plan_id, place.revision, read_note(view, place.plan_id), len(records), nbytes,
             self._changed(place), place.author, sum(each.seconds for each in records.values()),
+            read_last_run(view, place.plan_id),
         )  # fmt: skip
 
     def _changed(self, place: Place) -> datetime | None:

@@ -30,6 +30,11 @@ class Starting:
         self._waking = opening(self._open, "waking") if asked else None
         self._loading = opening(lambda: choose("cpu"), "loading")
 
+    @property
+    def found(self) -> str:
+        """`cpu` or `cuda:N`: where the device's name leads to."""
+        return self._found
+
     def _open(self) -> Kernel:
         return choose(self._device)
 

@@ -7,7 +7,8 @@ machines: each plans again from headers, makes what is missing of its slice, and
 others. The journal on the target is all that they share.
 """
 
-from hubconv.opening import Scratch, open_source
+from hubconv.journal import DONE
+from hubconv.opening import Scratch, open_lender, open_source
 from hubconv.pipeline.finishing import finished
 from hubconv.pipeline.making import make
 from hubconv.pipeline.planfile import PlanFile
@@ -38,8 +39,10 @@ def plan(
         work_dir: Folder for temporary files.
     """
     with Scratch(work_dir) as scratch:
+        recipe = recipe or Recipe()
         opened_source = open_source(source, revision, scratch)
-        return make_plan(opened_source, recipe or Recipe(), __version__)
+        lender = open_lender(recipe.input_scales_from, scratch)
+        return make_plan(opened_source, recipe, __version__, lender)
 
 
 def convert(request: Request, progress: Progress | None = None) -> Outcome:
@@ -51,9 +54,10 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
     with opened(request, progress, computes=True) as run:
         if run.published is not None:
             return finished(run, _up_to_date(run))
-        staging = run.stage()
-        done = make(run, staging, run.plan.units)
-        return finished(run, release(run, staging, done))
+        with run.staged() as staging:
+            done = make(run, staging, run.plan.units)
+            outcome = release(run, staging, done)
+        return finished(run, outcome)
 
 
 def work(request: Request, part: Slice, progress: Progress | None = None) -> Worked:
@@ -73,7 +77,8 @@ def work(request: Request, part: Slice, progress: Progress | None = None) -> Wor
         units = slice_units(run.plan.units, part.number, part.count)
         if run.published is not None:
             return Worked(run.plan, part, run.target.ref, len(units), 0, 0, 0, run.seconds)
-        done = make(run, run.stage(), units)
+        with run.staged(str(part)) as staging:
+            done = make(run, staging, units, DONE)
         return Worked(
             run.plan, part, run.target.ref, len(units), len(done.made),
             len(done.found.keys() & {unit.shard for unit in units}), len(done.records),
@@ -93,8 +98,9 @@ def publish(request: Request, progress: Progress | None = None) -> Outcome:
             return finished(run, _up_to_date(run))
         if not run.target.begun(run.plan.plan_id):
             raise missing_shards(run, run.plan.units)
-        staging = run.stage()
-        return finished(run, release(run, staging, make(run, staging, ())))
+        with run.staged() as staging:
+            outcome = release(run, staging, make(run, staging, ()))
+        return finished(run, outcome)
 
 
 def _up_to_date(run: Run) -> Outcome:

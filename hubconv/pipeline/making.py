@@ -1,28 +1,17 @@
 """Units that are missing on staging: found, given room, made."""
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from hubconv.ends import Staging
-from hubconv.engines import run_units
 from hubconv.errors import ResourceError, StoppedError
 from hubconv.folder import FolderTarget
+from hubconv.journal import Ending
 from hubconv.pipeline.run import Run
 from hubconv.records import UnitRecord
-from hubconv.steps.schedule import Limits
 from hubconv.steps.shards import Unit
-from hubconv.version import __version__
-from hubconv.work import Bench
-
-HUB_WORKERS: Final = 3
-"""One has the line down, one ends its upload, one is between the two."""
-
-HELD_BYTES: Final = 768 * 1024 * 1024
-"""Partner sets held between measuring and writing, by all workers together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +32,14 @@ class Done:
         return {**self.found, **{record.shard: record for record in self.made}}
 
 
-def make(run: Run, staging: Staging, units: Sequence[Unit]) -> Done:
+def make(run: Run, staging: Staging, units: Sequence[Unit], ending: Ending | None = None) -> Done:
     """Make those of some units that are not staged yet.
 
     Args:
         run: The run.
         staging: The journal of its plan.
         units: Units of the plan: all, a slice, or none.
+        ending: How the run ends, where it does with these units.
 
     Raises:
         HubconvError: What is finished is staged.
@@ -66,36 +56,20 @@ def make(run: Run, staging: Staging, units: Sequence[Unit]) -> Done:
         return Done(found)
     run.progress.phase("Converting")
     try:
-        return Done(found, _made(run, staging, missing))
+        return Done(found, _made(run, staging, missing, ending))
     except StoppedError as stopped:
         count = len(found) + stopped.made
         stopped.what += f" {count} of {len(run.plan.units)} shards are staged on {run.target.ref}."
         raise
 
 
-def _made(run: Run, staging: Staging, missing: Sequence[Unit]) -> list[UnitRecord]:
-    if run.kernel is None:
-        raise ValueError("a run that makes units has a kernel")
-    workers = _workers(run, missing)
+def _made(
+    run: Run, staging: Staging, missing: Sequence[Unit], ending: Ending | None
+) -> list[UnitRecord]:
+    if run.hands is None:
+        raise ValueError("a run that makes units has hands")
     _check_disk(run, staging, missing)
-    kernel = run.kernel.kernel(workers, sum(unit.nbytes for unit in missing))
-
-    def converted(source_bytes: int) -> None:
-        run.progress.converted(source_bytes)
-        run.stop.at_once()
-
-    bench = Bench(
-        run.plan, run.source, staging, kernel, __version__, converted,
-        Limits(held_bytes=min(Limits().held_bytes, HELD_BYTES // workers)),
-    )  # fmt: skip
-    return run_units(bench, missing, workers, run.progress, run.stop)
-
-
-def _workers(run: Run, missing: Sequence[Unit]) -> int:
-    """Shards to make at a time: a line is full with three, cores want one each."""
-    local = not run.source.commit and isinstance(run.target, FolderTarget)
-    wanted = len(os.sched_getaffinity(0)) if local else HUB_WORKERS
-    return run.request.workers or max(1, min(wanted, len(missing)))
+    return run.hands.make(run, staging, missing, ending)
 
 
 def _read_for(units: Iterable[Unit]) -> int:

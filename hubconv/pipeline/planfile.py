@@ -174,10 +174,12 @@ def _recipe(table: dict[str, Any]) -> Recipe:
         ValueError: It is none.
     """
     blank = asdict(Recipe())
-    keep, scale = table["keep"], table["input_scale"]
-    if not isinstance(keep, list) or not all(isinstance(each, str) for each in keep):
-        raise ValueError("keep is not a list of patterns")
-    told = {**table, "keep": tuple(keep), "input_scale": float(scale)}
+    told = {**table, "input_scale": float(table["input_scale"])}
+    for name in ("keep", "quantize"):
+        patterns = table.get(name, [])
+        if not isinstance(patterns, list) or not all(isinstance(each, str) for each in patterns):
+            raise ValueError(f"{name} is not a list of patterns")
+        told[name] = tuple(patterns)
     for name, value in told.items():
         if name not in blank or type(value) is not type(blank[name]):
             raise ValueError(f"{name} is not as it must be")

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hubconv.ends import Published
+from hubconv.ends import Published, TargetOptions
 from hubconv.errors import UsageError
 from hubconv.pipeline.planfile import PlanFile
 from hubconv.steps.decide import Recipe
 from hubconv.steps.facts import Report
 from hubconv.steps.plan import Plan
+from hubconv.words import parse_end
+
+Engine = Literal["auto", "threads", "processes", "ray"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Request:
         command: The command line that does all of it, for the card and for whoever goes on.
         template: Card template to use in place of hubconv's own.
         expected: The plan that it must come to; None for whatever it comes to.
+        engine: What runs the units; auto for what suits the two ends and this machine.
+        address: Of a Ray cluster that runs (auto or HOST:PORT); empty to begin one here.
         collection: Collection of the Hub that the target joins once it is published.
         digests: The outcome names the hash of every published file.
     """
@@ -57,8 +62,20 @@ class Request:
     command: str = ""
     template: str = ""
     expected: PlanFile | None = None
+    engine: Engine = "auto"
+    address: str = ""
     collection: str = ""
     digests: bool = False
+
+    @property
+    def options(self) -> TargetOptions:
+        """How the target is made and published to."""
+        return TargetOptions(self.private, self.create_pr, self.allow_public, self.tag)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether both ends are folders."""
+        return all(parse_end(word).kind == "folder" for word in (self.source, self.target))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,25 +3,25 @@
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hubconv.ends import Published, Source, Staging, Target
 from hubconv.engines import Stop
-from hubconv.errors import ConflictError, UsageError
-from hubconv.folder import FolderTarget
-from hubconv.journal import Note
+from hubconv.errors import ConflictError, HubconvError, UsageError
+from hubconv.journal import Note, RunNote, ending_of
 from hubconv.opening import (
     Scratch,
     caches_in,
+    open_lender,
     open_source,
-    parse_target,
+    open_target,
     refuse_renamed,
     refuse_same,
 )
+from hubconv.pipeline.hands import Hands, begun
 from hubconv.pipeline.request import Request
 from hubconv.progress import Progress, SilentProgress
 from hubconv.steps.plan import Plan, make_plan
@@ -35,9 +35,6 @@ from hubconv.steps.publish import (
 )
 from hubconv.version import __version__
 from hubconv.words import parse_end
-
-if TYPE_CHECKING:
-    from hubconv.kernels.starting import Starting
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ class Run:
         started: Monotonic second at which the run began.
         restricted: What stood against publishing the source openly when the run began.
         published: The publish of this plan, where there was one before this run.
-        kernel: What will compute, being opened; None where nothing will.
+        hands: What will make units, being begun; None where nothing will.
     """
 
     request: Request
@@ -68,15 +65,31 @@ class Run:
     started: float
     restricted: str
     published: Published | None
-    kernel: "Starting | None"
+    hands: Hands | None
 
     @property
     def seconds(self) -> float:
         """Wall time so far."""
         return time.monotonic() - self.started
 
-    def stage(self) -> Staging:
-        """The journal of the plan; made, with a note of how this run began, where it is missing."""
+    @contextmanager
+    def staged(self, part: str = "") -> Iterator[Staging]:
+        """The journal of the plan, which is told how this run began and how it ended.
+
+        Args:
+            part: The slice that is made, where it is one.
+        """
+        staging = self._stage(part)
+        try:
+            yield staging
+        except BaseException as error:
+            # Told already where units were under way; and a second failure hides no first one.
+            with suppress(HubconvError):
+                staging.flush(ending_of(error))
+            raise
+
+    def _stage(self, part: str) -> Staging:
+        """The journal; made, with a note of how this run began, where it is missing."""
         expected = self.request.expected
         asked = self.request.revision or parse_end(self.request.source).revision
         note = Note(
@@ -88,7 +101,8 @@ class Run:
             nbytes=self.plan.target_bytes,
             version=__version__,
         )
-        return self.target.stage(self.plan.plan_id, note)
+        device = self.hands.device if self.hands is not None else "none"
+        return self.target.stage(self.plan.plan_id, note, RunNote.begin(device, __version__, part))
 
 
 @contextmanager
@@ -106,18 +120,29 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
     told = progress or SilentProgress()
     started = time.monotonic()
     stop = Stop(request.time_limit_s)
-    with stop.listening(), Scratch(request.work_dir) as scratch, caches_in(scratch):
+    with (
+        stop.listening(), Scratch(request.work_dir) as scratch, caches_in(scratch),
+        ExitStack() as stack,
+    ):  # fmt: skip
         refuse_same(request.source, request.target)
-        kernel = _starting(request.device) if computes else None
+        hands = stack.enter_context(begun(request)) if computes else None
         told.phase("Reading headers")
         source = open_source(request.source, request.revision, scratch, stop.at_once)
         if source.commit:  # a renamed repository answers under its old name
             refuse_same(f"hf://{source.ref}", request.target)
             refuse_renamed(request.source, source)
-        target = open_target(request, scratch, stop)
-        restricted = source.restricted
+        if request.collection and parse_end(request.target).kind == "folder":
+            raise UsageError("A folder stands in no collection.", "Leave --collection out.")
+        target = open_target(
+            request.target, request.options, scratch, stop.at_once,
+            # Its pauses between tries save finished work: they end a little after a signal.
+            stop.soon,
+        )  # fmt: skip
+        lender = open_lender(request.recipe.input_scales_from, scratch, stop.at_once)
+        # Numbers of a closed checkpoint are not published openly either.
+        restricted = source.restricted or (lender.restricted if lender else "")
         target.check(restricted)
-        planned = make_plan(source, request.recipe, __version__)
+        planned = make_plan(source, request.recipe, __version__, lender)
         if request.expected is not None:
             request.expected.hold_against(planned)
         doubt = target.doubt(planned.target_bytes)
@@ -131,38 +156,8 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
             target.check_card(preview_card(planned, source, target, telling))
         yield Run(
             request, planned, source, target, scratch, told, stop, started, restricted, published,
-            kernel,
+            hands,
         )  # fmt: skip
-
-
-def _starting(device: str) -> "Starting":
-    from hubconv.kernels.starting import Starting  # here: a plan alone needs no kernel
-
-    return Starting(device)
-
-
-def open_target(request: Request, scratch: Path, stop: Stop) -> Target:
-    """The target a request names.
-
-    Args:
-        request: What the user asks for.
-        scratch: Folder for what is on its way.
-        stop: Asked in long waits.
-    """
-    ref = parse_target(request.target)
-    if ref.kind == "folder":
-        if request.create_pr:
-            raise UsageError("A folder has no pull requests.", "Leave --create-pr out.")
-        if request.collection:
-            raise UsageError("A folder stands in no collection.", "Leave --collection out.")
-        return FolderTarget(Path(ref.name))
-    from hubconv.hub.client import open_client
-    from hubconv.hub.target import HubTarget, TargetOptions
-
-    options = TargetOptions(request.private, request.create_pr, request.allow_public, request.tag)
-    # Its pauses between tries save finished work: they end a little after a signal, not with it.
-    client = open_client(__version__, "", stop.soon)
-    return HubTarget(client, ref.name, options, scratch, stop.at_once)
 
 
 def versions() -> dict[str, str]:

@@ -53,6 +53,8 @@ class Needs:
         layers: Key of config.json that counts the layers.
         experts: Key that counts the routed experts; empty for dense models.
         expert_path: Where they are within a layer.
+        fused: Found at the beginning of a name within a layer where all its experts are in one
+            tensor elsewhere than under `expert_path`; empty where they are nowhere else.
         needs: What each part demands.
     """
 
@@ -61,6 +63,7 @@ class Needs:
     experts: str
     expert_path: str
     needs: tuple[Need, ...]
+    fused: str = ""
 
 
 def needs_of(data: Mapping[str, Any], profile: str) -> Needs | None:
@@ -83,6 +86,7 @@ def needs_of(data: Mapping[str, Any], profile: str) -> Needs | None:
         data.get("experts", ""),
         data.get("expert_path", ""),
         needs,
+        data.get("fused", ""),
     )
 
 
@@ -118,20 +122,18 @@ def _demanded(
     counts: tuple[int, int],
 ) -> Iterator[str]:
     layers, experts = counts
-    seen = _layers(root, needs.expert_path, here)
+    seen = _layers(root, needs, here)
     # Where no layer is dense, one without experts has lost them.
     absent: _Kind = "experts" if all(n.each != "dense_layer" for n in needs.needs) else "dense"
     for need in needs.needs:
         if need.each == "model":
-            if _holds(need.when, config, 0):
+            if holds(need.when, config, 0):
                 yield from (_placed(root, name, here) for name in need.names)
             continue
         for layer in sorted({*range(layers), *seen}):
             kind = seen.get(layer, "dense")
             kind = absent if kind == "dense" else kind
-            if not _fits(need, kind, is_mtp=layer >= layers) or not _holds(
-                need.when, config, layer
-            ):
+            if not _fits(need, kind, is_mtp=layer >= layers) or not holds(need.when, config, layer):
                 continue
             places = [f"{root}layers.{layer}."]
             if need.each == "expert":
@@ -161,17 +163,20 @@ def _root(tensors: Collection[str]) -> str | None:
     return max(sorted(roots), key=lambda root: roots[root], default=None)
 
 
-def _layers(root: str, expert_path: str, here: Collection[str]) -> dict[int, _Kind]:
+def _layers(root: str, needs: Needs, here: Collection[str]) -> dict[int, _Kind]:
     """Layers of which there is anything, and whether routed experts are, one by one or fused."""
     layer = re.compile(rf"{re.escape(root)}layers\.(\d+)\.(.*)")
-    expert = re.compile(rf"{re.escape(expert_path)}\.(\d+\.)?" if expert_path else "(?!)")
+    path = re.escape(needs.expert_path)
+    expert = re.compile(rf"{path}\.(\d+\.)?" if path else "(?!)")
+    stacked = re.compile(needs.fused or "(?!)")
     found: dict[int, _Kind] = {}
     for name in here:
         match = layer.match(name)
         if not match:
             continue
         number, routed = int(match[1]), expert.match(match[2])
-        kind: _Kind = "dense" if not routed else "experts" if routed[1] else "fused"
+        kind: _Kind = "fused" if routed or stacked.match(match[2]) else "dense"
+        kind = "experts" if routed and routed[1] else kind
         if kind != "dense" or number not in found:
             found[number] = kind
     return found
@@ -184,7 +189,8 @@ def value_of(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - JSON
     return config.get(key, nested)
 
 
-def _holds(when: str, config: Mapping[str, Any], layer: int) -> bool:
+def holds(when: str, config: Mapping[str, Any], layer: int = 0) -> bool:
+    """Whether config.json says what a condition asks for; see `Need.when`."""
     match = _WHEN.fullmatch(when) if when else None
     if match is None:
         return True

@@ -4,8 +4,8 @@ Every tensor of the source belongs to exactly one job; a tensor no rule explains
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from hubconv.errors import SourceError, UnknownTensorError, UsageError
@@ -14,6 +14,7 @@ from hubconv.formats.layouts.base import Activations, Layout
 from hubconv.formats.nvfp4 import BLOCK, Scales
 from hubconv.formats.stored import StoredWeight
 from hubconv.profiles import Profile
+from hubconv.profiles.roles import NO_ENGINE, why_never
 from hubconv.steps.copies import Code
 from hubconv.steps.fused import fused_parts
 from hubconv.steps.inventory import Inventory
@@ -38,7 +39,9 @@ class Recipe:
         scales: How block scales are found.
         mtp: What becomes of multi-token-prediction layers.
         keep: Patterns of tensors that stay as they are.
+        quantize: Patterns of tensors that become NVFP4 whatever the policy says of their role.
         input_scale: Activation scale written where a layout wants one.
+        input_scales_from: NVFP4 checkpoint whose activation scales are written in its place.
         max_shard_bytes: Regroup output shards to this size; 0 keeps the source's shards.
         allow_flushed: Accept tensors with many blocks flushed to zero.
         code: What becomes of Python files that travel along.
@@ -54,6 +57,8 @@ class Recipe:
     max_shard_bytes: int = 0
     allow_flushed: bool = False
     code: Code = "copy"
+    quantize: tuple[str, ...] = ()
+    input_scales_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +112,8 @@ class _Rules:
     activations: Activations
     quantized: frozenset[str]
     keep: tuple[re.Pattern[str], ...]
+    quantize: tuple[re.Pattern[str], ...]
     mtp_first_layer: int
-    fates: dict[str, tuple[Action, str, str]] = field(default_factory=dict)
 
 
 def decide(
@@ -121,7 +126,9 @@ def decide(
         ScaleError: A quantized weight without a scale that fits it.
         SourceError: A partner set, or the experts of a layer, are incomplete or would be split.
     """
+    profile = profile.for_config(inventory.config)
     check_ghosts(inventory, profile)
+    _refuse_unloadable(inventory, profile)
     rules = _rules(inventory.config, profile, recipe, layout, activations)
     found = [
         part
@@ -129,10 +136,11 @@ def decide(
         for part in _parted(item, rules, inventory.config)
     ]
     fates = {item.data.name: _fate(item, rules) for item in found}
+    _refuse_idle(rules, fates)
     weights = {i.module: fates[i.data.name] for i in found if i.weight is not None}
     check_leftovers(found, {name: fate[0] for name, fate in fates.items()})
     check_experts(weights, layout.name)
-    partners = partner_keys(weights, profile.partners)
+    partners = partner_keys(weights, profile)
     return [_job(item, *fates[item.data.name], partners, rules) for item in found]
 
 
@@ -163,31 +171,68 @@ def _rules(
 ) -> _Rules:
     policy = recipe.policy or profile.default_policy
     first = config.get(profile.mtp_from) if profile.mtp_from else None
-    try:
-        keep = tuple(re.compile(pattern.removeprefix("re:")) for pattern in recipe.keep)
-    except re.error as error:
-        raise UsageError(f"--keep is not a regular expression: {error}.") from error
     return _Rules(
         profile,
         recipe,
         layout,
         activations,
         profile.quantized_roles(policy),
-        keep,
+        _compiled("--keep", recipe.keep),
+        _compiled("--quantize", recipe.quantize),
         first if isinstance(first, int) else 2**31,
     )
+
+
+def _compiled(option: str, patterns: Sequence[str]) -> tuple[re.Pattern[str], ...]:
+    try:
+        return tuple(re.compile(pattern.removeprefix("re:")) for pattern in patterns)
+    except re.error as error:
+        raise UsageError(f"{option} is not a regular expression: {error}.") from error
+
+
+def _refuse_unloadable(inventory: Inventory, profile: Profile) -> None:
+    for pattern, reason in profile.unloadable:
+        name = next((name for name in inventory.tensors if pattern.search(name)), None)
+        if name is not None:
+            tensor = inventory.tensors[name]
+            raise SourceError(
+                f"{name} in {tensor.shard} is {tensor.dtype} {list(tensor.shape)}: {reason}.",
+                "Look for an upload of the model without such tensors.",
+            )
+
+
+def _refuse_idle(rules: _Rules, fates: Mapping[str, tuple[Action, str, str]]) -> None:
+    """A --quantize that quantizes nothing was meant otherwise.
+
+    Raises:
+        UsageError: With what it hits, and why none of that can be NVFP4.
+    """
+    for pattern in rules.quantize:
+        hits = {name: fate for name, fate in fates.items() if pattern.search(name)}
+        if any(action == "nvfp4" for action, _, _ in hits.values()):
+            continue
+        if not hits:
+            raise UsageError(
+                f"--quantize {pattern.pattern!r} is found in no tensor's name.",
+                "hubconv plan shows the roles; names are those of the source.",
+            )
+        name, (_, role, reason) = next(iter(hits.items()))
+        raise UsageError(
+            f"--quantize {pattern.pattern!r} hits {len(hits)} tensors, and none of them can become "
+            f"NVFP4: {name} is {role} ({reason or 'not a weight'}).",
+            "Leave it out, or name linear weights that the policy leaves alone.",
+        )
 
 
 def _fate(item: Found, rules: _Rules) -> tuple[Action, str, str]:
     """(action, role, reason) of a weight or bare tensor, its partners not yet considered."""
     name = item.data.name
-    kept = any(pattern.search(name) for pattern in rules.keep)
     for pattern, reason in rules.profile.drops:
         if pattern.search(name):
             return ("drop", "dropped", reason)
     role = rules.profile.role_of(name)
     if role is None:
-        if kept:
+        if any(pattern.search(name) for pattern in rules.keep):
             return ("keep", "other", "--keep")
         raise UnknownTensorError(
             f"{name} in {item.data.shard} ({item.data.dtype} {list(item.data.shape)}) is not a "
@@ -197,22 +242,49 @@ def _fate(item: Found, rules: _Rules) -> tuple[Action, str, str]:
     is_mtp = _is_mtp(name, rules)
     if is_mtp and rules.recipe.mtp == "drop":
         return ("drop", role.name, "--mtp drop")
+    why = _why_kept(item, role.name, is_mtp, rules)
+    return ("nvfp4", role.name, "") if why is None else ("keep", role.name, why)
+
+
+def _why_kept(item: Found, role: str, is_mtp: bool, rules: _Rules) -> str | None:
+    """Why a tensor stays, empty where its role says it; None where it becomes NVFP4."""
     quantized = rules.quantized
     if is_mtp:
         quantized = rules.profile.mtp_roles if rules.recipe.mtp == "nvfp4" else frozenset()
-    if role.name not in quantized or item.weight is None:
-        return ("keep", role.name, "MTP layer" if is_mtp and role.name in rules.quantized else "")
+    kept = any(pattern.search(item.data.name) for pattern in rules.keep)
+    asked = any(pattern.search(item.data.name) for pattern in rules.quantize)
+    if asked and item.weight is not None and not kept and role not in quantized:
+        refused = _never(role, is_mtp, rules)
+        if refused:
+            return refused
+        quantized |= {role}
+    if role not in quantized or item.weight is None:
+        return "MTP layer" if is_mtp and role in rules.quantized else ""
     if kept:
-        return ("keep", role.name, "--keep")
-    if item.weight.cols % BLOCK:
-        return ("keep", role.name, f"{item.weight.cols} columns are no multiple of {BLOCK}")
-    return ("nvfp4", role.name, "")
+        return "--keep"
+    whole = item.weight.cols % BLOCK == 0
+    return None if whole else f"{item.weight.cols} columns are no multiple of {BLOCK}"
+
+
+def _never(role: str, is_mtp: bool, rules: _Rules) -> str:
+    """Why a role cannot be NVFP4 whatever is asked for; empty where it can."""
+    profile = rules.profile
+    if role in profile.never:
+        return why_never(role)
+    if not any(role in roles for roles in (*profile.policies.values(), profile.mtp_roles)):
+        return profile.no_policies.get("linears", NO_ENGINE)
+    # That MTP layers are like others in their names is no reason to quantize them unasked.
+    return "--mtp decides of MTP layers" if is_mtp else ""
 
 
 def _parted(item: Found, rules: _Rules, config: Mapping[str, Any]) -> list[Found]:
-    """The experts of a fused tensor, where they become NVFP4; where not, it stays in one piece."""
+    """The experts of a fused tensor, where they become NVFP4; where not, it stays in one piece.
+
+    One with scales is always taken apart: no layout has names for a stack of scales.
+    """
     parts = fused_parts(item, rules.profile, config)
-    return parts if any(_fate(part, rules)[0] == "nvfp4" for part in parts) else [item]
+    is_split = item.scale is not None or any(_fate(part, rules)[0] == "nvfp4" for part in parts)
+    return parts if parts and is_split else [item]
 
 
 def _is_mtp(name: str, rules: _Rules) -> bool:

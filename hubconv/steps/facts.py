@@ -191,6 +191,7 @@ class Report:
         activations: w4a16 or w4a4.
         scales: search or amax.
         input_scale: Written for activations; only W4A4 reads it.
+        input_scales_from: Checkpoint whose activation scales are written in its place, or empty.
         bytes_before: Weight files of the source.
         bytes_after: Weight files of the result.
         parameters: Numbers in the result's tensors, scales and tables of integers not counted.
@@ -248,6 +249,7 @@ class Report:
     findings: tuple[str, ...]
     devices: tuple[str, ...]
     run: Run
+    input_scales_from: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under stable keys."""

@@ -50,7 +50,11 @@ def manifest(
             "created_at": report.run.source_born,
             "card": {key: value for key, value in asdict(card).items() if value and key != "notes"},
         },
-        "recipe": {"version": RECIPE_VERSION, **asdict(plan.recipe)},
+        "recipe": {
+            "version": RECIPE_VERSION,
+            **asdict(plan.recipe),
+            "input_scales_from": report.input_scales_from,
+        },
         "bytes": {"before": report.bytes_before, "after": report.bytes_after},
         "bits": {
             "before": report.bits_before,
@@ -111,6 +115,7 @@ def read_told(manifest: Mapping[str, Any], ref: str) -> Told:
         "commit": source["commit"],
         "scales": recipe["scales"],
         "input_scale": recipe["input_scale"],
+        "input_scales_from": recipe["input_scales_from"],
         **{f"bytes_{end}": manifest["bytes"][end] for end in ("before", "after")},
         **{f"bits_{end}": manifest["bits"][end] for end in ("before", "after")},
         "nvfp4_bits": manifest["bits"]["nvfp4"],
@@ -154,7 +159,9 @@ _MANIFEST: Final[Mapping[str, Any]] = {
     "layout": frozenset({"compressed-tensors", "modelopt", "modelopt-v4"}),  # names a template
     "policy": str,
     "activations": frozenset({"w4a16", "w4a4"}),
-    "recipe": {"scales": frozenset({"search", "amax"}), "input_scale": float},
+    "recipe": {
+        "scales": frozenset({"search", "amax"}), "input_scale": float, "input_scales_from": str,
+    },
     "bytes": {"before": int, "after": int},
     "bits": {"before": float, "after": float, "nvfp4": float},
     "parameters": int,

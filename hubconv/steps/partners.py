@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from hubconv.errors import SourceError, UsageError
+from hubconv.profiles import Profile
 
 Action = Literal["nvfp4", "keep", "rename", "recode", "drop"]
 Fate = tuple[Action, str, str]
@@ -63,25 +64,23 @@ def check_experts(weights: Mapping[str, Fate], layout: str) -> None:
             )
 
 
-def partner_keys(weights: Mapping[str, Fate], partners: Sequence[Sequence[str]]) -> dict[str, str]:
+def partner_keys(weights: Mapping[str, Fate], profile: Profile) -> dict[str, str]:
     """Module to the key of its partner set, for every NVFP4 module that has partners.
 
     Args:
         weights: What happens to each weight, by module.
-        partners: Sibling modules that engines fuse.
+        profile: Says which sibling modules engines fuse.
 
     Raises:
         SourceError: A member is missing, or the set would be split between formats.
     """
-    sets_of = {leaf: members for members in partners for leaf in members}
     keys: dict[str, str] = {}
     for module, fate in weights.items():
-        parent, dot, leaf = module.rpartition(".")
-        if fate[0] != "nvfp4" or not dot or leaf not in sets_of:
-            continue
-        members = sets_of[leaf]
-        _check_set([f"{parent}.{member}" for member in members], weights)
-        keys[module] = f"{parent}.{'+'.join(members)}"
+        members = profile.partners_of(module, weights) if fate[0] == "nvfp4" else []
+        if members:
+            _check_set(members, weights)
+            leaves = (member.rpartition(".")[2] for member in members)
+            keys[module] = f"{module.rpartition('.')[0]}.{'+'.join(leaves)}"
     return keys
 
 

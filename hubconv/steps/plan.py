@@ -8,23 +8,23 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
 
 from hubconv.ends import FileEntry, Source
 from hubconv.errors import SourceError, UsageError
 from hubconv.formats.checkpoint import INDEX_NAME, write_index
 from hubconv.formats.layouts import layout as find_layout
-from hubconv.formats.layouts.base import Activations, Layout, Linear, ModelFacts
+from hubconv.formats.layouts.base import Activations, Layout, ModelFacts
 from hubconv.profiles import Profile, choose_profile
 from hubconv.profiles.needs import missing
-from hubconv.profiles.stored_as import fp8_block_of
+from hubconv.steps.borrowed import asked_scales, pinned
 from hubconv.steps.copies import choose_copies
 from hubconv.steps.decide import RECIPE_VERSION, Job, Recipe, decide
 from hubconv.steps.inventory import Inventory, take_inventory
+from hubconv.steps.linears import facts_of
 from hubconv.steps.partners import some
 from hubconv.steps.shards import PartnerSet, Unit, foreign_reads, partner_sets, plan_shards
-from hubconv.steps.spell import stands_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Plan:
         copies: Files of the source that travel along unchanged.
         source_bytes: Bytes of the source's weight files.
         warnings: What the user should know before it starts.
+        input_scales: Activation scales by module, where they come from another checkpoint.
     """
 
     plan_id: str
@@ -68,6 +69,7 @@ class Plan:
     copies: tuple[FileEntry, ...]
     source_bytes: int
     warnings: tuple[str, ...]
+    input_scales: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def target_bytes(self) -> int:
@@ -77,25 +79,24 @@ class Plan:
     @property
     def twice_bytes(self) -> int:
         """Bytes read from shards other than the unit's own: foreign scales and partners."""
-        return sum(
-            tensor.nbytes for unit in self.units for tensor in foreign_reads(unit, self.sets)
-        )
+        return sum(tensor.span for unit in self.units for tensor in foreign_reads(unit, self.sets))
 
 
-def make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
-    """Plan a conversion; reads headers, config and index, nothing else.
+def make_plan(source: Source, recipe: Recipe, version: str, lender: Source | None = None) -> Plan:
+    """Plan a conversion; reads headers, config and index, nothing else of the source.
 
     Args:
         source: Pinned.
         recipe: What the user asked for.
         version: hubconv's version, written into the result.
+        lender: The checkpoint that the recipe takes activation scales from, pinned.
 
     Raises:
         SourceError: The source cannot be converted as it stands.
         UsageError: The recipe asks for something the family does not have.
     """
     with _no_collection():
-        return _make_plan(source, recipe, version)
+        return _make_plan(source, recipe, version, lender)
 
 
 @contextmanager
@@ -110,7 +111,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
+def _make_plan(source: Source, recipe: Recipe, version: str, lender: Source | None) -> Plan:
     inventory = take_inventory(source)
     _refuse_nvfp4(inventory, source.ref)
     profile = choose_profile(inventory.config, inventory.tensors)
@@ -118,15 +119,19 @@ def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
     activations = _activations(chosen, recipe)
     jobs = tuple(decide(inventory, profile, recipe, chosen, activations))
     units = plan_shards(jobs, recipe.max_shard_bytes)
-    facts = _facts(inventory, jobs, activations, version)
+    facts = facts_of(inventory, profile, jobs, activations, version)
     copies = choose_copies(source, inventory.config, recipe.code)
     _refuse_nothing_to_do(jobs, profile)
     files = _generated_files(inventory, chosen, facts, units)
     if recipe.mtp == "drop":
         files["config.json"] = _without_mtp(files["config.json"])
     source_bytes = sum(source.files()[shard].size for shard in inventory.shards)
+    sets = partner_sets(jobs)
+    scales = asked_scales(jobs, sets, recipe, lender)
+    if lender is not None:
+        recipe = replace(recipe, input_scales_from=pinned(lender))
     return Plan(
-        plan_id=plan_id(source, inventory, profile, chosen.name, recipe, copies.paths),
+        plan_id=plan_id(source, inventory, profile, chosen.name, recipe, copies.paths, scales),
         source=source.ref,
         commit=source.commit,
         profile=profile.name,
@@ -137,7 +142,7 @@ def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
         recipe=recipe,
         jobs=jobs,
         units=units,
-        sets=partner_sets(jobs),
+        sets=sets,
         facts=facts,
         files=files,
         copies=copies.entries,
@@ -145,9 +150,17 @@ def _make_plan(source: Source, recipe: Recipe, version: str) -> Plan:
         warnings=(
             *_warnings(inventory, jobs, units, source_bytes),
             *_absent(inventory, profile),
+            *(hint.text for hint in profile.for_config(inventory.config).hints),
             *copies.warnings,
         ),
+        input_scales=scales,
     )
+
+
+_V4_RULE: Final = (
+    "vLLM and SGLang take this model's NVFP4 from an fp8 configuration with moe_quant_algo alone"
+)
+_OTHERS_RULE: Final = "vLLM takes fp8 with moe_quant_algo for model_type deepseek_v4 alone"
 
 
 def choose_layout(profile: Profile, recipe: Recipe) -> Layout:
@@ -159,8 +172,10 @@ def choose_layout(profile: Profile, recipe: Recipe) -> Layout:
     name = recipe.layout or profile.layouts[0]
     chosen = find_layout(name)
     if name not in profile.layouts:
+        rule = _V4_RULE if "modelopt-v4" in profile.layouts else _OTHERS_RULE
         raise UsageError(
-            f"{profile.title} cannot be written in the layout {name}: no engine would load it.",
+            f"{profile.title} cannot be written in the layout {name}, no engine would load it: "
+            f"{rule}.",
             f"Layouts it has: {', '.join(profile.layouts)}.",
         )
     return chosen
@@ -173,6 +188,7 @@ def plan_id(
     layout: str,
     recipe: Recipe,
     copied: Collection[str],
+    input_scales: Mapping[str, float] | None = None,
 ) -> str:
     """Stands for everything that decides the bytes of the result, and nothing besides.
 
@@ -182,6 +198,9 @@ def plan_id(
     files = source.files()
     asked = asdict(recipe) | {"layout": layout, "policy": recipe.policy or profile.default_policy}
     del asked["allow_flushed"], asked["code"]  # the latter shows in what is copied
+    del asked["input_scales_from"]  # the numbers count, wherever they come from
+    if not recipe.quantize:  # younger than the plans of older versions
+        del asked["quantize"]
     read = {*inventory.shards, *copied, "config.json"}
     inputs = sorted(
         (entry.path, entry.size, entry.sha256 or entry.stamp)
@@ -196,6 +215,8 @@ def plan_id(
         "recipe": asked,
         "recipe_version": RECIPE_VERSION,
     }
+    if input_scales:
+        facts["input_scales"] = sorted(input_scales.items())
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -204,7 +225,8 @@ def _activations(layout: Layout, recipe: Recipe) -> Activations:
     if layout.name == "modelopt-v4":
         if recipe.activations == "w4a16":
             raise UsageError(
-                "The layout modelopt-v4 has no weight-only form: engines run its experts as W4A4.",
+                "The layout modelopt-v4 has no weight-only form: vLLM runs its experts as W4A4 "
+                "alone (models/deepseek_v4/quant_config.py:209-227).",
                 "Leave --activations out.",
             )
         return "w4a4"
@@ -228,24 +250,6 @@ def _refuse_nothing_to_do(jobs: tuple[Job, ...], profile: Profile) -> None:
             f"No tensor of this {profile.title} would become NVFP4.",
             "Choose another --policy, or fewer --keep patterns.",
         )
-
-
-def _facts(
-    inventory: Inventory, jobs: tuple[Job, ...], activations: Activations, version: str
-) -> ModelFacts:
-    linears = [
-        Linear(
-            job.module,
-            job.role,
-            "nvfp4" if job.action == "nvfp4" else stands_as(job.weight, job.writes),
-        )
-        for job in jobs
-        if job.linear and job.weight is not None and job.writes
-    ]
-    bare = [job.module for job in jobs if job.writes and not job.linear]
-    return ModelFacts(
-        inventory.config, linears, activations, fp8_block_of(inventory.config), version, bare
-    )
 
 
 def _generated_files(

@@ -24,12 +24,11 @@ from hubconv.records import UnitRecord
 from hubconv.steps.facts import Report, Run
 from hubconv.steps.manifest import Told, manifest
 from hubconv.steps.plan import Plan
-from hubconv.steps.report import make_report, tensor_details
+from hubconv.steps.report import TENSOR_DETAILS, make_report, tensor_details
 from hubconv.steps.verify import Verification
 
 LOG: Final = logging.getLogger(__name__)
 
-TENSORS: Final = "hubconv-tensors.jsonl.gz"
 MAX_CARD_BYTES: Final = 2 * 1024 * 1024
 
 _HARMLESS: Final = re.compile(r"(\.gitattributes|\.gitignore|README\.md|LICENSE.*)", re.IGNORECASE)
@@ -79,7 +78,7 @@ def compose(
     files = dict(plan.files)
     for entry in plan.copies:
         files[entry.path] = source.read(entry.path, 0, entry.size)
-    files[TENSORS] = tensor_details(records)
+    files[TENSOR_DETAILS] = tensor_details(records)
     known = {path: (len(content), _sha256(content)) for path, content in files.items()}
     known |= {record.shard: (record.size, record.sha256) for record in records}
     run = Run(

@@ -40,6 +40,9 @@ __all__ = [
     "tensor_details",
 ]
 
+TENSOR_DETAILS: Final = "hubconv-tensors.jsonl.gz"
+"""Beside the manifest, which stays small."""
+
 WORST_TENSORS: Final = 10
 
 _LAYER: Final = re.compile(r"(?:^|\.)(?:layers|blocks|h)\.(\d+)\.")
@@ -95,7 +98,13 @@ def make_report(plan: Plan, records: Sequence[UnitRecord], run: Run | None = Non
         findings=tuple(f"{f.where}: {f.what}" for f in checked.findings) if checked else (),
         devices=tuple(sorted({record.device for record in records})),
         run=run,
+        input_scales_from=_lender(plan.recipe.input_scales_from),
     )
+
+
+def _lender(word: str) -> str:
+    """A checkpoint as a report names it; of a folder its last name only."""
+    return word.removeprefix("hf://") if word.startswith("hf://") else PurePath(word).name
 
 
 def parameters_of(jobs: Iterable[Job]) -> int:

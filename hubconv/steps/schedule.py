@@ -133,11 +133,19 @@ def _of_windows(job: Job, limits: Limits) -> Iterator[Read]:
     if stated is not None:
         yield Read(stated, 0, stated.nbytes)
     last = None
+    if _is_turned(job):
+        # Rows of a turned weight are spread over the whole matrix, which is read in one piece.
+        yield Read(job.reads[0], 0, job.reads[0].span)
+        return
     for window in windows(job, limits):
         if window.scales is not None and window.scales != last:
             yield window.scales
             last = window.scales
         yield window.data
+
+
+def _is_turned(job: Job) -> bool:
+    return job.weight is not None and job.weight.turned is not None
 
 
 def copies(tensor: StoredTensor, limits: Limits) -> Iterator[Read]:
@@ -191,7 +199,11 @@ def announced(
     for task in tasks:
         if task.act == "write" or task.held:
             for read in reads_of(task, limits):
-                if read.tensor.shard in found:
+                before = found.get(read.tensor.shard, [])[-1:]
+                is_kept = _is_turned(task.job) and [each.in_file for each in before] == [
+                    read.in_file
+                ]
+                if read.tensor.shard in found and not is_kept:
                     found[read.tensor.shard].append(read)
     ranges: dict[str, list[tuple[int, int]]] = {}
     for shard, reads in found.items():

@@ -80,8 +80,10 @@ def needs(plan: Plan) -> Mapping[str, int]:
         for group in plan.sets.values()
     )
     largest = max((size for size in held if size <= HELD_MEMORY), default=0)
+    # A turned weight is read with the whole matrix that it is stored in.
+    turned = (job.reads[0].span for job in plan.jobs if job.weight and job.weight.turned)
     return {
-        "memory_bytes": BASE_MEMORY + 2 * largest,
+        "memory_bytes": BASE_MEMORY + 2 * (largest + max(turned, default=0)),
         "disk_bytes": max(on_the_way, default=0),
         "folder_bytes": plan.target_bytes,
     }
@@ -106,9 +108,10 @@ def render_terminal(report: Report, width: int = 100) -> str:
     if report.quality.count:
         lines += [
             "",
-            f"{report.quality.count} NVFP4 weights, relative error "
-            f"{quality.relative_error:.4f}, {100 * quality.exact_blocks / blocks:.1f} % of the "
-            f"blocks exact, {quality.flushed_blocks} flushed to zero",
+            f"{report.quality.count} NVFP4 weights, relative error {quality.relative_error:.4f}, "
+            f"{quality.exact_blocks} of {quality.blocks} blocks exact "
+            f"({100 * quality.exact_blocks / blocks:.1f} %), {quality.flushed_blocks} flushed to "
+            "zero",
             *_qualities("role", report.by_role),
             *_qualities("layer", report.by_layer),
             *_qualities("farthest from the source", report.worst),

@@ -12,10 +12,11 @@ from typing import Any, Final
 import numpy as np
 
 from hubconv.ends import FileEntry, Source
-from hubconv.errors import HeaderError, IntegrityError
+from hubconv.errors import HeaderError, IntegrityError, SourceError
 from hubconv.formats import contract, nvfp4, stored
 from hubconv.formats.checkpoint import StoredTensor
 from hubconv.formats.contract import Finding
+from hubconv.formats.fidelity import Fidelity
 from hubconv.formats.layouts import layout
 from hubconv.formats.nvfp4 import BLOCK
 from hubconv.manifest import compare_tree
@@ -25,9 +26,6 @@ from hubconv.steps.inventory import HEADER_THREADS, read_header
 from hubconv.steps.plan import Plan
 
 SAMPLE_ROWS: Final = 128
-WORST_SOUND_ERROR: Final = 0.25
-"""Relative error of decoded rows above which they cannot be the source's weights: the plain rule
-stays near 0.1 on any distribution, unrelated weights give 1 and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +137,20 @@ def read_tensors(
     files = view.files()
     here = [files[shard] for shard in shards if shard in files]
 
-    def header(entry: FileEntry) -> list[StoredTensor] | HeaderError:
+    def header(entry: FileEntry) -> list[StoredTensor] | Finding:
         try:
             return read_header(view, entry)
         except HeaderError as error:
-            return error
+            return Finding("header.invalid", entry.path, error.what)
+        except (SourceError, IntegrityError) as error:
+            return Finding("header.unreadable", entry.path, error.what)
 
     tensors: dict[str, StoredTensor] = {}
     findings = []
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         for entry, found in zip(here, pool.map(header, here), strict=True):
-            if isinstance(found, HeaderError):
-                findings.append(Finding("header.invalid", entry.path, found.what))
+            if isinstance(found, Finding):
+                findings.append(found)
                 continue
             for tensor in found:
                 if tensor.name in tensors:
@@ -245,16 +245,45 @@ def _decoded(
         )
     codes = _rows(view, tensors[names["codes"]], rows, weight.cols // 2)
     scales = _rows(view, tensors[names["scales"]], rows, weight.cols // BLOCK)
-    decoded = nvfp4.decode(codes, scales, value)
     wanted = stored.dequantize(_source_window(job, source, rows)).astype(np.float64)
-    norm = float(np.linalg.norm(wanted))
-    error = float(np.linalg.norm(decoded - wanted))
-    if not np.isfinite(decoded).all() or error > WORST_SOUND_ERROR * norm:
+    fidelity = Fidelity(weight.cols)
+    fidelity.add(nvfp4.decode(codes, scales, value), wanted, scales, value)
+    yield from fidelity_findings(fidelity, job.module, f"Rows 0-{rows - 1}", is_ours=True)
+
+
+def fidelity_findings(
+    fidelity: Fidelity, module: str, what: str, *, is_ours: bool
+) -> Iterator[Finding]:
+    """What is wrong with decoded rows, by how they differ from the source's.
+
+    Args:
+        fidelity: What was compared.
+        module: The weight.
+        what: The rows, as a sentence begins.
+        is_ours: hubconv wrote them: then nothing but rounding may have touched them.
+    """
+    error = fidelity.quality.relative_error
+    away = f"{error:.3f} (relative Frobenius error) away from the source's"
+    if fidelity.nonfinite:
+        count = f"{fidelity.nonfinite} values that are no numbers"
+        yield Finding("decoded.nan", module, f"{what} decode to {count}.")
+        return
+    cause = fidelity.cause()
+    if cause == "scale":
+        times = f"{fidelity.factor:.6g} times the source's"
+        yield Finding("decoded.scale", module, f"{what} decode to {times}, all alike.")
+    elif cause in {"columns", "rows"} and not is_ours:
+        told = (
+            f"{what} decode to values {away}, and a factor for each of the {cause} explains them: "
+            "scales were moved between layers, as AWQ and SmoothQuant do."
+        )
+        yield Finding("decoded.smoothed", module, told, severity="warning")
+    elif cause:
+        yield Finding("decoded.far", module, f"{what} decode to values {away}.")
+    elif fidelity.far_blocks and is_ours:
+        told = f"{fidelity.far_blocks} of {fidelity.quality.blocks} blocks"
         yield Finding(
-            "decoded.far",
-            job.module,
-            f"rows 0-{rows - 1} decode to values {error / norm if norm else error:.3f} (relative "
-            "Frobenius error) away from the source's",
+            "decoded.blocks", module, f"{what} hold {told} farther away than rounding leaves them."
         )
 
 
@@ -263,13 +292,18 @@ def _source_window(job: Job, source: Source, rows: int) -> stored.Window:
     if weight is None:
         raise ValueError(f"{job.module} has no weight")
     data = job.reads[0]
-    content = source.read(data.shard, data.begin, data.begin + rows * weight.row_bytes)
+    if weight.turned is not None:
+        matrix = np.frombuffer(source.read(data.shard, data.begin, data.end), np.uint8)
+        room = np.empty(rows * weight.row_bytes, np.uint8)
+        ready, content = stored.upright(weight, matrix, 0, room)
+        return stored.window(ready, 0, content)
+    stored_rows = source.read(data.shard, data.begin, data.begin + rows * weight.row_bytes)
     scale_bytes = b""
     if len(job.reads) > 1:
         scale = job.reads[1]
         size = -(-rows // weight.block[0]) * weight.scale_row_bytes
         scale_bytes = source.read(scale.shard, scale.begin, scale.begin + size)
-    return stored.window(weight, 0, content, scale_bytes)
+    return stored.window(weight, 0, stored_rows, scale_bytes)
 
 
 def _all(view: Source, tensor: StoredTensor) -> bytes:

@@ -67,7 +67,7 @@ def find_weights(
     readings = {
         name: reader
         for name, tensor in tensors.items()
-        if (reader := _reader_of(tensor, tensors, readers)) is not None
+        if (reader := _reader_of(tensor, tensors, readers, profile)) is not None
     }
     companions = frozenset(
         name for data, reader in readings.items() for name in _companions(reader, data)
@@ -76,6 +76,9 @@ def find_weights(
         if name in companions:
             continue
         reader = readings.get(name)
+        if reader is not None and len(tensor.shape) == 3:
+            yield Found(tensor, tensors[scale_name(reader, name)], None, _bare(name))
+            continue
         if reader is not None:
             scale = tensors[scale_name(reader, name)] if reader.scale else None
             weight = stored_weight(reader, tensor, scale, block, group)
@@ -85,17 +88,25 @@ def find_weights(
         unclear = tensor.dtype in NEEDS_PROOF or any(r.scale and _fits(r, tensor) for r in readers)
         if unclear and not any(pattern.search(name) for pattern in keep):
             raise _unproven(tensor, [scale_name(r, name) for r in readers if r.scale])
-        yield Found(tensor, None, None, name.removesuffix(".weight"))
+        yield Found(tensor, None, None, _bare(name))
+
+
+def _bare(name: str) -> str:
+    return name.removesuffix(".weight")
 
 
 def _reader_of(
-    tensor: StoredTensor, tensors: Mapping[str, StoredTensor], readers: Sequence[Reader]
+    tensor: StoredTensor,
+    tensors: Mapping[str, StoredTensor],
+    readers: Sequence[Reader],
+    profile: Profile,
 ) -> Reader | None:
-    """The first way to read a matrix whose scale, where it needs one, is there."""
-    if len(tensor.shape) != 2:
+    """The first way to read a matrix, or a stack of them, whose scale is there if it needs one."""
+    stacked = len(tensor.shape) == 3 and any(f.pattern.search(tensor.name) for f in profile.fused)
+    if len(tensor.shape) != 2 and not stacked:
         return None
     for reader in readers:
-        if not _fits(reader, tensor):
+        if not _fits(reader, tensor) or (stacked and not reader.scale):
             continue
         if not reader.scale or scale_name(reader, tensor.name) in tensors:
             return reader

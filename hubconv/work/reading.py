@@ -9,10 +9,10 @@ import numpy.typing as npt
 from hubconv.ends import ShardBytes, Source
 from hubconv.errors import DamagedError, HubconvError
 from hubconv.formats import stored
-from hubconv.formats.stored import Window
+from hubconv.formats.stored import StoredWeight, Window
 from hubconv.profiles.stored_as import require_shape
 from hubconv.steps.decide import Job
-from hubconv.steps.schedule import Limits, Read, Task, reads_of, windows
+from hubconv.steps.schedule import Limits, Read, Task, reads_of, window_rows, windows
 
 Bytes = npt.NDArray[np.uint8]
 Stage = Callable[[int], Bytes]
@@ -33,6 +33,7 @@ class Reader:
         self._stage = stage
         self.limits = limits
         self.opened: dict[str, ShardBytes] = {}
+        self._matrix: tuple[tuple[str, tuple[int, int]], Bytes] | None = None
 
     def read(self, read: Read) -> Bytes:
         """The bytes of a read, in memory of their own.
@@ -71,6 +72,9 @@ class Reader:
         stated = job.stated_shape
         if stated is not None:
             require_shape(weight, stated, self.read(Read(stated, 0, stated.nbytes)).tobytes())
+        if weight.turned is not None:
+            yield from self._turned(job, weight)
+            return
         last, scales = None, np.empty(0, np.uint8)
         for window in windows(job, self.limits):
             if window.scales is not None and window.scales != last:
@@ -78,6 +82,23 @@ class Reader:
             room = self._stage(window.data.end - window.data.begin)
             data = self._into(room, window.data)
             yield stored.window(weight, window.first_row, data, scales)
+
+    def _turned(self, job: Job, weight: StoredWeight) -> Iterator[Window]:
+        """A weight whose matrix is stored the other way round.
+
+        The matrix stays in memory until another is asked for: gate and up often share one.
+        """
+        for read in reads_of(Task("measure", job), self.limits):
+            key = (read.tensor.shard, read.in_file)
+            if self._matrix is None or self._matrix[0] != key:
+                self._matrix = None  # first, so that two never exist at once
+                self._matrix = (key, self.read(read))
+        if self._matrix is None:
+            raise ValueError(f"nothing of {job.module} was read")
+        for first, rows in window_rows(weight, self.limits.window_bytes):
+            room = self._stage(rows * weight.row_bytes)
+            ready, data = stored.upright(weight, self._matrix[1], first, room)
+            yield stored.window(ready, first, data)
 
     @contextmanager
     def measuring(self, task: Task) -> Iterator["Reader"]:

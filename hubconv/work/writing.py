@@ -133,14 +133,16 @@ class Writer:
             )
         self._check_flushed(job, quality)
         for output in job.writes[1:]:
-            write(bytes(scales) if output.content == "scales" else self._scalar(output, scale))
+            is_table = output.content == "scales"
+            write(bytes(scales) if is_table else self._scalar(job, output, scale))
         shape = (job.weight.rows, job.weight.cols)
         return TensorQuality(job.module, job.role, shape, scale, quality)
 
-    def _scalar(self, output: Output, scale: float) -> bytes:
+    def _scalar(self, job: Job, output: Output, scale: float) -> bytes:
         if output.content == "global_scale":
             return self._layout.scalar("global_scale", scale)
-        return self._layout.scalar("input_scale", self._plan.recipe.input_scale)
+        told = self._plan.input_scales.get(job.module, self._plan.recipe.input_scale)
+        return self._layout.scalar("input_scale", told)
 
     def _global_scale(self, job: Job) -> float:
         """From the largest weight of the whole partner set, wherever its members lie."""

@@ -6,6 +6,7 @@ together for each of the four experts.
 
     fp8    E4M3 weight, one scale per 128x128 block; suffix and type are the recipe's
     fp8x4  the same, quantized as four row chunks with scale rows of their own
+    stack  the same for each of several matrices in one tensor, the scales in another
     row    E4M3 weight, one F32 `.weight_scale` per row
     one    E4M3 weight, one scale for it and one for its inputs; names and type are the recipe's
     int4   `.weight_packed`, `.weight_scale`, `.weight_shape` of a symmetric group of 32
@@ -64,6 +65,8 @@ class Recipe:
         if kind in PLAIN:
             return [PLAIN[kind](name, numbers.gaussian(random, shape))]
         weights = numbers.gaussian(random, shape)
+        if kind == "stack":
+            return self._stack(name, weights)
         if kind in {"fp8", "fp8x4"}:
             return self._fp8(name, np.split(weights, 4 if kind == "fp8x4" else 1))
         if kind == "one":
@@ -87,6 +90,15 @@ class Recipe:
         rule = "F8_E8M0" if self.powers_of_two else self.scale_dtype
         made = [numbers.fp8_blocks(chunk, rule) for chunk in chunks]
         codes, scales = (np.concatenate(arrays) for arrays in zip(*made, strict=True))
+        stored = numbers.scale_bytes(scales, self.scale_dtype)
+        return [
+            Entry(f"{name}.weight", "F8_E4M3", codes.shape, codes.tobytes()),
+            Entry(f"{name}.weight_scale_inv", self.scale_dtype, scales.shape, stored),
+        ]
+
+    def _stack(self, name: str, matrices: np.ndarray) -> list[Entry]:
+        made = [numbers.fp8_blocks(matrix, self.scale_dtype) for matrix in matrices]
+        codes, scales = (np.stack(arrays) for arrays in zip(*made, strict=True))
         stored = numbers.scale_bytes(scales, self.scale_dtype)
         return [
             Entry(f"{name}.weight", "F8_E4M3", codes.shape, codes.tobytes()),

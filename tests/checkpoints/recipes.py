@@ -86,7 +86,7 @@ def in_bf16(text: str) -> str:
     return (
         "\n".join(
             f"{name}.weight bf16 {' '.join(dims)}"
-            if kind in {"fp8", "row"}
+            if kind in {"fp8", "row", "stack"}
             else " ".join([name, kind, *dims])
             for name, kind, *dims in lines
         )
@@ -670,3 +670,7 @@ RECIPES: dict[str, Callable[[Path], Any]] = {
     "mixtral_bf16": MIXTRAL_BF16,
     "mimo_qkv_edge": MIMO_QKV_EDGE,
 }
+
+from checkpoints.further import FURTHER  # noqa: E402 - made of the lines above
+
+RECIPES |= FURTHER

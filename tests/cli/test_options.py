@@ -47,7 +47,8 @@ def test_the_embedded_hub_is_served_behind_the_line_asked_for(tmp_path, monkeypa
         Recipe(),
         Recipe(
             layout="modelopt", policy="linears", activations="w4a4", scales="amax", mtp="drop",
-            keep=("a b", "c|d"), input_scale=0.5, max_shard_bytes=5 * 10**9, allow_flushed=True,
+            keep=("a b", "c|d"), quantize=("e f", r"g\.h"), input_scale=0.5,
+            input_scales_from="maker/model@main", max_shard_bytes=5 * 10**9, allow_flushed=True,
         ),
     ],
     ids=["plain", "everything"],

@@ -47,6 +47,20 @@ EXPECTED = {
     "llama_bf16": ("model-{:05d}-of-00002", 1, (11, 10), 2_296_320),
     "llama_bf16_tied": ("model", 0, (20,), 2_132_480),
     "mimo_qkv_edge": ("model_pp0_ep0_shard{}", 0, (5,), 233_552),
+    "step35_fp8": ("model-{:05d}-of-00002", 1, (50, 50), 3_399_456),
+    "step35_bf16": ("model-{:05d}-of-00002", 1, (34, 32), 6_020_128),
+    "gemma4_moe_bf16": ("model-{:05d}-of-00002", 1, (24, 24), 3_009_556),
+    "gemma4_bf16": ("model-{:05d}-of-00002", 1, (20, 19), 2_125_764),
+    "llama4_bf16": ("model-{:05d}-of-00002", 1, (14, 13), 2_355_840),
+    "qwen3_vl_moe_bf16": ("model-{:05d}-of-00002", 1, (15, 14), 1_822_080),
+    "qwen3_next_bf16": ("model-{:05d}-of-00002", 1, (42, 41), 3_330_136),
+    "mimo_v2_flash": ("model_{}", 0, (25, 25, 25), 2_049_424),
+    "glm5_bf16": ("model-{:05d}-of-00002", 1, (43, 43), 4_785_824),
+    "qwen35_fp8": ("model.safetensors-{:05d}-of-00003", 1, (22, 23, 22), 2_155_928),
+    "llama_fp8_channel": ("model-{:05d}-of-00002", 1, (18, 17), 1_327_616),
+    "mixtral_fp8_static": ("model-{:05d}-of-00002", 1, (53, 52), 1_514_240),
+    "mixtral_fp8_channel": ("model-{:05d}-of-00002", 1, (37, 36), 1_536_512),
+    "deepseek_v4_base": ("model-{:05d}-of-00003", 1, (97, 97, 97), 6_229_216),
 }
 
 
@@ -133,7 +147,7 @@ def test_the_index_names_what_the_shards_hold(made, name):
     ghosts = index["weight_map"].keys() - held.keys()
     assert {k: index["weight_map"][k] for k in held} == held
     assert index["metadata"]["total_size"] == EXPECTED[name][3]
-    assert len(ghosts) == (5 if name == "deepseek_v4_sgl_fp8" else 0)
+    assert len(ghosts) == (5 if name in {"deepseek_v4_sgl_fp8", "deepseek_v4_base"} else 0)
     assert all(ghost.endswith(".attn.wo_a.scale") for ghost in ghosts)
 
 

@@ -19,12 +19,14 @@ class Journal:
 
     noted: list
     flushed: list
+    ending: object = None
 
     def add(self, record):
         self.noted.append(record)
 
-    def flush(self):
+    def flush(self, ending=None):
         self.flushed = list(self.noted)
+        self.ending = ending
 
 
 @dataclass(frozen=True)

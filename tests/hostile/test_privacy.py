@@ -151,7 +151,8 @@ def test_a_target_that_somebody_makes_public_before_we_make_it_gets_nothing(
 
 
 def test_a_target_that_was_never_checked_takes_nothing_into_the_open(studio, tmp_path):
-    from hubconv.hub.target import HubTarget, TargetOptions
+    from hubconv.ends import TargetOptions
+    from hubconv.hub.target import HubTarget
 
     target = studio.name()
     studio.api.create_repo(target)

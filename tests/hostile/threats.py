@@ -112,10 +112,15 @@ OPERATOR = {
         "hostile/test_mistakes.py::test_a_token_that_cannot_publish_is_found_before_any_download",
         "hostile/test_mistakes.py::test_what_a_token_may_do_is_read_from_what_the_hub_tells",
         "hostile/test_mistakes.py::test_a_token_that_ends_in_mid_run_costs_no_shard",
+        "hub/test_credentials.py::test_a_run_outlives_its_tokens",
+        "hub/test_credentials.py::test_a_publisher_that_is_trusted_no_more_ends_the_run_and_costs_no",
+        "hub/test_credentials.py::test_an_identity_for_another_repository_than_the_target_is_refused",
     ),
     "O4 one credential for the source, one for the target": (
         "hostile/test_mistakes.py::test_a_source_has_a_token_of_its_own_and_the_target_never_sees",
         "hostile/test_mistakes.py::test_a_client_is_never_packed_up_with_its_token",
+        "hub/test_credentials.py::test_a_gated_source_has_a_credential_of_its_own",
+        "hub/test_credentials.py::test_a_child_is_lent_a_word_and_never_a_token_of_the_hub",
     ),
     "O5 a source that is NVFP4 already": (
         "steps/test_plan.py::test_a_source_that_is_nvfp4_already_is_refused",

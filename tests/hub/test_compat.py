@@ -140,6 +140,29 @@ def test_hf_transfer_downloads_with_these_words():
     } <= set(parameters(hf_transfer.download))
 
 
+def test_an_identity_is_traded_with_these_words():
+    assert {"resource", "subject_token", "endpoint"} <= set(parameters(compat.oidc_login))
+
+
+def test_a_refused_request_is_repeated_once_with_another_token():
+    seen = []
+
+    def answer(request):
+        seen.append(request.headers.get("authorization"))
+        return compat.httpx.Response(401 if len(seen) < 9 else 200, request=request)
+
+    known = {"Bearer old": "Bearer new"}
+    client = compat.httpx.Client(
+        transport=compat.httpx.MockTransport(answer),
+        auth=compat.Renewing(lambda header: known.get(header, "")),
+    )
+    with client:
+        for header in ("Bearer old", "Bearer somebody's"):
+            client.post("http://hub/x", headers={"authorization": header}, content=b"body")
+        client.get("http://hub/x")
+    assert seen == ["Bearer old", "Bearer new", "Bearer somebody's", None]
+
+
 # --- Uploads --------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from checkpoints.broken import Tensor
 from hubconv.demo import miniature_numbers as numbers
 
 FP8_BLOCK = 128
+HIDDEN = 256
 INT4_GROUP = 32
 
 Doubles = npt.NDArray[np.float64]
@@ -45,12 +46,30 @@ def weights(module: str, source: Mapping[str, Tensor]) -> Doubles:
 
 
 def _fused(module: str, source: Mapping[str, Tensor]) -> Doubles:
-    """One expert's matrix from a tensor [experts, rows, columns]; up follows gate, row for row."""
+    """One expert's matrix from a tensor of three dimensions; outputs of up follow those of gate.
+
+    Every miniature has HIDDEN inputs for gate and up, and as many outputs for down.
+    """
     stem, expert, leaf = module.rsplit(".", 2)
+    alone = f"{stem.removesuffix('.experts')}.{leaf}.weight"
+    if alone in source:
+        return _stacked(source[alone], source.get(f"{alone}_scale_inv"), int(expert))
+    name = "down_proj" if leaf == "down_proj" else "gate_up_proj"
+    matrix = floats(source[f"{stem}.{name}"])[int(expert)]
+    if matrix.shape[0 if leaf == "down_proj" else 1] != HIDDEN:  # [inputs, outputs]
+        matrix = matrix.T
     if leaf == "down_proj":
-        return floats(source[f"{stem}.down_proj"])[int(expert)]
-    gate, up = np.split(floats(source[f"{stem}.gate_up_proj"])[int(expert)], 2)
+        return matrix
+    gate, up = np.split(matrix, 2)
     return gate if leaf == "gate_proj" else up
+
+
+def _stacked(data: Tensor, scales: Tensor | None, expert: int) -> Doubles:
+    if scales is None:
+        return floats(data)[expert]
+    codes = numbers.from_e4m3(np.frombuffer(data.data, np.uint8)).astype(np.float64)
+    matrix = codes.reshape(data.shape)[expert]
+    return matrix * _spread(floats(scales)[expert], matrix.shape)
 
 
 def _spread(scales: Doubles, shape: tuple[int, ...]) -> Doubles:

@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hubconv.ends import Release, StagedFile, UnitRecord
+from hubconv.ends import Release, StagedFile, TargetOptions, UnitRecord
 from hubconv.errors import HubconvError, IntegrityError
 from hubconv.hub import journals, source, staging
 from hubconv.hub.client import HubClient
 from hubconv.hub.commits import TRAILER
-from hubconv.hub.target import HubTarget, TargetOptions
+from hubconv.hub.target import HubTarget
 from hubconv.pipeline.releasing import compare_published
 from proof.memory_hub import AT_READS, AT_WRITES, MAIN, Entry, Killed, MemoryApi, MemoryHub
 

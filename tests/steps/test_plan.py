@@ -426,6 +426,7 @@ def test_copies_of_every_family_hold_no_weights_and_no_second_model():
         {"scales": "amax"},
         {"mtp": "drop"},
         {"keep": (r"layers\.0\.mlp\.",)},
+        {"policy": "mlp", "quantize": (r"layers\.0\.self_attn\.",)},
         {"input_scale": 0.5},
         {"max_shard_bytes": 300_000},
     ],

@@ -142,6 +142,18 @@ def test_tensor_parallel_limits_leave_whole_blocks(repack):
         assert row.columns % (2 * row.limit * 16)
 
 
+@pytest.mark.parametrize(
+    ("columns", "limit"), [(2880, 4), (704, 4), (1856, 4), (768, 16), (1280, 16), (2048, 128)]
+)
+def test_tensor_parallel_limits_of_published_widths(repack, columns, limit):
+    job = next(j for j in repack.jobs if j.action == "nvfp4" and j.module.endswith("w2"))
+    narrow = replace(job, weight=replace(job.weight, cols=columns))
+    report = make_report(replace(repack, jobs=(narrow,)), ())
+
+    assert [(row.columns, row.limit) for row in report.parallel] == [(columns, limit)]
+    assert columns // limit % 16 == 0 < columns // (2 * limit) % 16
+
+
 def test_the_report_goes_through_json_and_keeps_its_keys(repack):
     table = full_report(repack).to_json()
     assert json.loads(json.dumps(table, allow_nan=False)) == table

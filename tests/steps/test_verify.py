@@ -78,15 +78,21 @@ def test_a_wrong_global_scale_is_found(tmp_path):
 
     rewrite(walk, doubled)
 
-    assert {"scale.recorded", "decoded.far"} <= rules(walk)
+    # Twice the divisor, half the values: told from any other damage.
+    assert {"scale.recorded", "decoded.scale"} <= rules(walk)
 
 
 def test_wrong_block_scales_are_found(tmp_path):
     walk = staged("deepseek_v3", tmp_path)
     wrong = first(walk, "experts.0.gate_proj.weight_scale")
-    flip = lambda t: replace(t, data=bytes(b ^ 0x10 for b in t.data)) if t.name == wrong else t  # noqa: E731
 
-    rewrite(walk, flip)
+    def quartered(tensor):
+        if tensor.name != wrong:
+            return tensor
+        data = bytes(b - 16 * (i % 2) for i, b in enumerate(tensor.data))
+        return replace(tensor, data=data)
+
+    rewrite(walk, quartered)
 
     assert rules(walk) == {"decoded.far"}
 
@@ -108,7 +114,22 @@ def test_a_nan_among_block_scales_is_found(tmp_path):
 
     rewrite(walk, lambda t: replace(t, data=b"\x7f" + t.data[1:]) if t.name == wrong else t)
 
-    assert "decoded.far" in rules(walk)
+    assert "decoded.nan" in rules(walk)
+
+
+def test_one_block_of_another_weight_is_found(tmp_path):
+    walk = staged("llama_bf16_tied", tmp_path)
+    wrong = first(walk, ".weight_packed")
+
+    def flipped(tensor):
+        if tensor.name != wrong:
+            return tensor
+        return replace(tensor, data=bytes(b ^ 0x88 for b in tensor.data[:8]) + tensor.data[8:])
+
+    rewrite(walk, flipped)
+
+    # A whole weight's error hides 16 values of the wrong sign; a block's does not.
+    assert "decoded.blocks" in rules(walk)
 
 
 def test_another_shape_or_type_is_found(tmp_path):

@@ -4,7 +4,7 @@
 configuration, take this module for quantized?
 """
 
-from hubconv.formats.contract.audit import check
+from hubconv.formats.contract.audit import check, loaders_entry
 from hubconv.formats.contract.ct_rules import (
     ct_library_match,
     ct_library_scheme,
@@ -18,15 +18,19 @@ from hubconv.formats.contract.modelopt_rules import (
     trtllm_excluded,
     vllm_modelopt_excluded,
 )
+from hubconv.formats.contract.modules import Module, modules_of
 
 __all__ = [
     "Finding",
     "MixedPartsError",
+    "Module",
     "NoSchemeError",
     "check",
     "ct_library_match",
     "ct_library_scheme",
+    "loaders_entry",
     "mixed_algo",
+    "modules_of",
     "sglang_ct_scheme",
     "sglang_modelopt_excluded",
     "trtllm_excluded",

@@ -17,9 +17,11 @@ from hubconv.formats.contract.config_rules import (
     stale_findings,
 )
 from hubconv.formats.contract.finding import Finding, Severity
+from hubconv.formats.contract.idle_rules import idle_findings
 from hubconv.formats.contract.kept_rules import kept_findings
 from hubconv.formats.contract.match_rules import ct_readers, match_findings, modelopt_readers
 from hubconv.formats.contract.modules import Convention, Module, TensorLike, modules_of
+from hubconv.formats.contract.shape_rules import sound_entry
 from hubconv.formats.contract.tensor_rules import (
     expected_findings,
     index_findings,
@@ -59,8 +61,10 @@ def check(
         expected: Element type and shape of every tensor that should be there.
     """
     modules = modules_of(tensors.values())
-    entry, nested, is_flat = _entries(config, extra or {})
-    findings = list(_by_layout(modules, config, entry, is_flat))
+    _, nested, is_flat = _entries(config, extra or {})
+    entry, findings = loaders_entry(config, extra or {})
+    findings += _by_layout(modules, config, entry)
+    findings += idle_findings(entry, _names(modules, tensors), is_tied=_is_tied(config))
     if nested is not None:
         findings += nested_findings(nested, entry if is_flat else None)
     findings += orphan_findings(modules)
@@ -70,6 +74,24 @@ def check(
     if expected is not None:
         findings += expected_findings(tensors, expected)
     return findings
+
+
+def loaders_entry(
+    config: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], list[Finding]]:
+    """The quantization entry that loaders go by, in its flat form, and what is wrong with it.
+
+    Args:
+        config: config.json.
+        extra: Further JSON files by name; hf_quant_config.json is read.
+    """
+    raw, _, is_flat = _entries(config, extra)
+    entry, findings = sound_entry(raw, "quantization_config" if is_flat else HF_QUANT_CONFIG)
+    if is_flat and isinstance(entry.get("quantization"), Mapping):
+        findings += nested_in_config(entry)
+        entry, told = sound_entry(_flattened(entry), "quantization_config.quantization")
+        findings += told
+    return entry, findings
 
 
 def _entries(
@@ -92,11 +114,23 @@ def _flattened(nested: Mapping[str, Any]) -> dict[str, Any]:
     return {"quant_method": "modelopt", "ignore": ignore, **section}
 
 
+def _names(modules: Mapping[str, Module], tensors: Mapping[str, TensorLike]) -> Iterator[str]:
+    """Modules, and tensors that belong to none, without `.weight` and `.bias`."""
+    yield from modules
+    for name in tensors:
+        module = name.rpartition(".")[0]
+        if module not in modules:
+            yield name
+
+
+def _is_tied(config: Mapping[str, Any]) -> bool:
+    text = config.get("text_config")
+    holders = (config, text if isinstance(text, dict) else {})
+    return any(holder.get("tie_word_embeddings") is True for holder in holders)
+
+
 def _by_layout(
-    modules: Mapping[str, Module],
-    config: Mapping[str, Any],
-    entry: Mapping[str, Any],
-    is_flat: bool,
+    modules: Mapping[str, Module], config: Mapping[str, Any], entry: Mapping[str, Any]
 ) -> Iterator[Finding]:
     method = str(entry.get("quant_method", ""))
     is_v4 = is_v4_config(entry)
@@ -110,7 +144,7 @@ def _by_layout(
     elif method == "compressed-tensors":
         yield from _compressed_tensors(modules, entry)
     elif method.startswith("modelopt"):
-        yield from _modelopt(modules, entry, is_flat)
+        yield from _modelopt(modules, entry)
     else:
         what = f"quant_method {method!r} is none that loads NVFP4."
         yield Finding("config.method", "quantization_config", what)
@@ -121,7 +155,7 @@ def _compressed_tensors(
 ) -> Iterator[Finding]:
     yield from ct_findings(entry)
     groups = entry.get("config_groups")
-    if not isinstance(groups, dict) or not all(isinstance(g, dict) for g in groups.values()):
+    if not groups:
         return
     w4a4 = any(
         (group.get("weights") or {}).get("num_bits") == 4 and group.get("input_activations")
@@ -132,12 +166,7 @@ def _compressed_tensors(
     yield from match_findings(modules, ct_readers(entry))
 
 
-def _modelopt(
-    modules: Mapping[str, Module], entry: Mapping[str, Any], is_flat: bool
-) -> Iterator[Finding]:
-    if is_flat and isinstance(entry.get("quantization"), dict):
-        yield from nested_in_config(entry)
-        entry = _flattened(entry)
+def _modelopt(modules: Mapping[str, Module], entry: Mapping[str, Any]) -> Iterator[Finding]:
     yield from modelopt_findings(entry)
     # A warning for weight-only: on Blackwell SGLang 0.5.23 quantizes the activations of experts
     # all the same (modelopt_quant.py:1722-1727), and takes 1.0 where it is missing.

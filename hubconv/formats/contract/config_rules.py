@@ -19,6 +19,9 @@ _NVFP4_WEIGHTS: Final = {
 }
 """vLLM 0.33 compressed_tensors.py:420-437, SGLang 0.5.23 compressed_tensors.py:589-631."""
 
+NESTED: Final = 8
+"""Tables within tables that are looked into: more than any model has."""
+
 _STALE: Final = frozenset({"quantization_config", "compression_config", "quantization"})
 _REGEX_SIGNS: Final = re.compile(r"\.\*|\\|\$|\^|\(|\[|\|")
 
@@ -34,13 +37,14 @@ def stale_findings(config: Mapping[str, Any], is_v4: bool) -> Iterator[Finding]:
         yield Finding("config.stale", f"{path}.{key}", "An engine may read this nested entry.")
 
 
-def _nested(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+def _nested(config: Mapping[str, Any], path: str, depth: int = NESTED) -> Iterator[tuple[str, str]]:
     for name, value in config.items():
         if not isinstance(value, dict) or name in _STALE:
             continue
         inner = f"{path}.{name}".lstrip(".")
         yield from ((inner, key) for key in sorted(_STALE & value.keys()))
-        yield from _nested(value, inner)
+        if depth:
+            yield from _nested(value, inner, depth - 1)
 
 
 def ct_findings(config: Mapping[str, Any]) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """Which group of a compressed-tensors configuration a module falls into, as each reader decides."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -12,38 +12,50 @@ LINEAR: Final = "ColumnParallelLinear"
 """A class of both engines; the target "Linear" is found within its name."""
 
 
-def vllm_ct_scheme(module: str, config: Mapping[str, Any]) -> str | None:
+def vllm_ct_scheme(module: str, config: Mapping[str, Any], *, whole: bool = False) -> str | None:
     """Name of the group, or None for a module that stays unquantized.
 
     Ignored: exact, or `re:` anchored at the start (vLLM 0.33 compressed_tensors/utils.py:53-70).
     Targets: name, then fused parts, then class (config_utils.py:384-420).
 
+    Args:
+        module: Its name.
+        config: The configuration.
+        whole: The file has it in one piece, whatever parts its name stands for elsewhere.
+
     Raises:
         MixedPartsError: Parts of a fused module are treated differently.
     """
     ignore = config.get("ignore") or []
-    if _ignored(module, ignore, ct_library_match):
+    parts = [] if whole else parts_of(module)
+    if _ignored(module, parts, ignore, ct_library_match):
         return None
     targets = _targets(config)
-    found = _first(module, targets) or _fused(module, targets) or _by_class(targets)
+    found = _first(module, targets) or _fused(module, parts, targets) or _by_class(targets)
     return targets[found] if found else None
 
 
-def sglang_ct_scheme(module: str, config: Mapping[str, Any]) -> str | None:
+def sglang_ct_scheme(module: str, config: Mapping[str, Any], *, whole: bool = False) -> str | None:
     """Name of the group, or None for an ignored module.
 
     Ignored: exact, a dotted suffix, or `re:` anchored at the start; targets: name, then class, then
     fused parts (SGLang 0.5.23 compressed_tensors/utils.py:24-215).
+
+    Args:
+        module: Its name.
+        config: The configuration.
+        whole: The file has it in one piece, whatever parts its name stands for elsewhere.
 
     Raises:
         MixedPartsError: Parts of a fused module are treated differently.
         NoSchemeError: The module is neither targeted nor ignored.
     """
     ignore = config.get("ignore") or []
-    if _ignored(module, ignore, _sglang_match):
+    parts = [] if whole else parts_of(module)
+    if _ignored(module, parts, ignore, _sglang_match):
         return None
     targets = _targets(config)
-    found = _first(module, targets) or _by_class(targets) or _fused(module, targets)
+    found = _first(module, targets) or _by_class(targets) or _fused(module, parts, targets)
     if not found:
         raise NoSchemeError(f"{module} is neither targeted nor ignored")
     return targets[found]
@@ -95,10 +107,14 @@ def _sglang_match(module: str, entries: Iterable[str]) -> bool:
     )
 
 
-def _ignored(module: str, ignore: Sequence[str], match: Any) -> bool:  # noqa: ANN401
-    parts = parts_of(module)
+def _ignored(
+    module: str,
+    parts: Sequence[str],
+    ignore: Sequence[str],
+    match: Callable[[str, Sequence[str]], bool],
+) -> bool:
     if not parts or module in ignore:
-        return bool(match(module, ignore))
+        return match(module, ignore)
     hits = [match(part, ignore) for part in parts]
     if any(hits) != all(hits):
         raise MixedPartsError(f"only some parts of {module} are ignored")
@@ -124,8 +140,8 @@ def _by_class(targets: Iterable[str]) -> str:
     return next((target for target in named if target.lower() in LINEAR.lower()), "")
 
 
-def _fused(module: str, targets: Mapping[str, str]) -> str:
-    found = [_first(part, targets) for part in parts_of(module)]
+def _fused(module: str, parts: Sequence[str], targets: Mapping[str, str]) -> str:
+    found = [_first(part, targets) for part in parts]
     if not found or not all(found):
         return ""
     if len({targets[target] for target in found}) > 1:

@@ -1,10 +1,12 @@
 """FP8 weights that stay: the names and shapes of their scales."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from hubconv.formats.contract.ct_rules import ct_library_scheme
 from hubconv.formats.contract.finding import Finding
+from hubconv.formats.contract.modelopt_rules import mixed_algo
 from hubconv.formats.contract.modules import Convention, Module
 
 
@@ -13,6 +15,7 @@ def kept_findings(
 ) -> Iterator[Finding]:
     """FP8 modules whose scale the loaders of this convention do not find or cannot use."""
     block = _block(config)
+    static = _static(convention, config)
     for module in modules.values():
         if module.kind != "fp8":
             continue
@@ -23,12 +26,28 @@ def kept_findings(
             continue
         for name in sorted({"weight_scale_inv", "scale"} & module.parts.keys()):
             yield Finding("part.leftover", f"{module.name}.{name}", "It is weight_scale here.")
+        if static(module.name) and "input_scale" not in module.parts:
+            # vLLM 0.33 and SGLang 0.5.23 compute with whatever the memory held.
+            yield Finding("kept.input-scale", f"{module.name}.input_scale", "It is missing.")
         if scale.dtype != "F32":
             yield Finding("kept.scale", scale.name, f"It is {scale.dtype}, not F32.")
         wanted = _wanted(module, convention, block)
         if wanted and scale.shape not in wanted:
             what = f"Its shape is {list(scale.shape)}, not {list(wanted[0])}."
             yield Finding("kept.scale", scale.name, what)
+
+
+def _static(convention: Convention, config: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Whether a configuration promises a stored activation scale for an FP8 module."""
+    if convention == "modelopt":
+        table = config.get("quantized_layers") or {}
+        return lambda name: mixed_algo(name, table) == "FP8"
+    groups = config.get("config_groups") or {}
+    inputs = {name: group.get("input_activations") or {} for name, group in groups.items()}
+    promised = {name for name, each in inputs.items() if each.get("dynamic") is False}
+    if not promised:
+        return lambda _: False
+    return lambda name: ct_library_scheme(name, config) in promised
 
 
 def _block(config: Mapping[str, Any]) -> tuple[int, int]:

@@ -47,18 +47,19 @@ def ct_readers(config: Mapping[str, Any]) -> list[Reader]:
     """The readers of a compressed-tensors configuration."""
     kinds = {name: _group_kind(group) for name, group in config["config_groups"].items()}
 
-    def through(scheme: Callable[[str, Mapping[str, Any]], str | None]) -> Reading:
+    def through(scheme: Callable[..., str | None], *, fuses: bool) -> Reading:
         def read(module: Asked) -> set[str]:
             names = probes(module.name, module.members) if module.is_experts else [module.name]
-            groups = (scheme(name, config) for name in names)
+            how = {"whole": module.members == (module.name,)} if fuses else {}
+            groups = (scheme(name, config, **how) for name in names)
             return {kinds[group] if group else "plain" for group in groups}
 
         return read
 
     return [
-        Reader("vllm", through(vllm_ct_scheme), True),
-        Reader("sglang", through(sglang_ct_scheme), True),
-        Reader("compressed-tensors", through(ct_library_scheme), False),
+        Reader("vllm", through(vllm_ct_scheme, fuses=True), True),
+        Reader("sglang", through(sglang_ct_scheme, fuses=True), True),
+        Reader("compressed-tensors", through(ct_library_scheme, fuses=False), False),
     ]
 
 
@@ -100,7 +101,14 @@ def modelopt_readers(config: Mapping[str, Any]) -> list[Reader]:
 def match_findings(modules: Mapping[str, Module], readers: Sequence[Reader]) -> Iterator[Finding]:
     """Modules that some loader takes for something else than they are."""
     kinds = {name: module.kind for name, module in modules.items() if module.is_linear}
-    whole = asked(kinds)
+    layers: dict[str, list[str]] = {}
+    for name in kinds:
+        if modules[name].container:
+            layers.setdefault(modules[name].container, []).append(name)
+    alone = {name for members in layers.values() for name in members}
+    # Of a tensor of all experts engines ask for the layer, whatever the tensor is called.
+    whole = asked(name for name in kinds if name not in alone)
+    whole += [Asked(name, tuple(members), True) for name, members in layers.items()]
     single = [Asked(name, (name,)) for name in kinds]
     yield from _mixed_findings(whole, kinds)
     faults: dict[tuple[str, str, str], list[Engine]] = {}

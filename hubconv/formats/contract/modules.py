@@ -1,5 +1,6 @@
 """The modules of a checkpoint as its tensors show them, whatever its configuration says."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
@@ -18,9 +19,14 @@ SUFFIXES: Final = frozenset({
     "input_global_scale",
     "scale",
 })
+FUSED_SUFFIXES: Final = ("_weight_scale_2", "_weight_scale", "_input_scale")
+"""Ends of names beside a tensor of all experts, which has no `.weight` of its own: ModelOpt's
+export of models that keep their experts in one tensor."""
+
 _CT_ONLY: Final = frozenset({"weight_packed", "weight_global_scale", "input_global_scale"})
 _NOT_LINEAR: Final = ("embed", "norm", "conv", "rotary", "wte", "wpe", "markov")
 _PLAIN: Final = frozenset({"BF16", "F16", "F32"})
+_STACK: Final = re.compile(r"(.+\.experts)\.(gate_up_proj|down_proj)")
 
 
 class TensorLike(Protocol):
@@ -51,12 +57,19 @@ class Module:
         kind: What its weight is.
         convention: Whose names an NVFP4 module bears; empty for other kinds.
         parts: Tensors by their last part, those of `SUFFIXES` only.
+        is_fused: Whether its tensors hold all experts of a layer.
     """
 
     name: str
     kind: Kind
     convention: Convention
     parts: Mapping[str, TensorLike]
+    is_fused: bool = False
+
+    @property
+    def container(self) -> str:
+        """`X.experts` of a module that holds all experts; empty for any other."""
+        return self.name.rpartition(".")[0] if self.is_fused else ""
 
     @property
     def is_linear(self) -> bool:
@@ -64,27 +77,46 @@ class Module:
         weight = self.parts.get("weight") or self.parts.get("weight_packed")
         if self.kind == "nvfp4":
             return True
-        if weight is None or len(weight.shape) != 2:
+        if weight is None or len(weight.shape) != (3 if _STACK.fullmatch(weight.name) else 2):
             return False
         return not any(word in self.name for word in _NOT_LINEAR)
 
 
 def modules_of(tensors: Iterable[TensorLike]) -> dict[str, Module]:
-    """Modules by name; tensors that belong to none of `SUFFIXES` are left out."""
+    """Modules by name; tensors that belong to none of `SUFFIXES` are left out.
+
+    A stack of all experts' weights, `X.experts.down_proj`, counts as the first expert's module.
+    """
     parts: dict[str, dict[str, TensorLike]] = {}
+    bare: dict[str, TensorLike] = {}
+    fused: dict[str, dict[str, TensorLike]] = {}
     for tensor in tensors:
+        stack = _STACK.fullmatch(tensor.name)
+        if stack and len(tensor.shape) == 3 and tensor.dtype in _PLAIN:
+            parts.setdefault(f"{stack[1]}.0.{stack[2]}", {})["weight"] = tensor
         module, _, last = tensor.name.rpartition(".")
         if module and last in SUFFIXES:
             parts.setdefault(module, {})[last] = tensor
-    return {name: _module(name, found) for name, found in parts.items()}
+            continue
+        end = next((end for end in FUSED_SUFFIXES if last.endswith(end)), "")
+        if end and last != end:
+            fused.setdefault(tensor.name.removesuffix(end), {})[end[1:]] = tensor
+        else:
+            bare[tensor.name] = tensor
+    for name, beside in fused.items():
+        if name in bare:
+            parts.setdefault(name, {}).update({"weight": bare[name], **beside})
+    return {name: _module(name, found, name in fused) for name, found in parts.items()}
 
 
-def _module(name: str, parts: Mapping[str, TensorLike]) -> Module:
+def _module(name: str, parts: Mapping[str, TensorLike], is_beside: bool) -> Module:
     kind = _kind(parts)
     convention: Convention = ""
     if kind == "nvfp4":
         convention = "compressed-tensors" if _CT_ONLY & parts.keys() else "modelopt"
-    return Module(name, kind, convention, parts)
+    codes = parts.get("weight_packed") or parts.get("weight")
+    is_fused = is_beside or (kind == "nvfp4" and codes is not None and len(codes.shape) == 3)
+    return Module(name, kind, convention, parts, is_fused)
 
 
 def _kind(parts: Mapping[str, TensorLike]) -> Kind:

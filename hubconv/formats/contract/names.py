@@ -23,6 +23,13 @@ compressed_tensors.py:883-888."""
 EXPERT: Final = re.compile(r"(.*\.experts)\.\d+\.[^.]+")
 """One expert's module; the group is the container that engines build."""
 
+_MOVED: Final = (
+    (re.compile(r"(\.layers\.\d+)\.experts\."), r"\1.moe.experts."),
+    (re.compile(r"(\.layers\.\d+)\.share_expert\."), r"\1.moe.share_expert."),
+)
+"""Modules that stand elsewhere in an engine's model: those of Gemma 4 (vLLM gemma4.py) and of Step
+(vLLM step3p5.py, hf_to_vllm_mapper)."""
+
 _FUSED_BY_PART: Final[dict[str, tuple[str, ...]]] = {
     part: tuple(name for name, parts in FUSED.items() if part in parts)
     for parts in FUSED.values()
@@ -43,6 +50,12 @@ class Asked:
     name: str
     members: tuple[str, ...]
     is_experts: bool = False
+
+
+def moved(module: str) -> list[str]:
+    """Where else an engine has a module of the file; nowhere for most."""
+    names = (pattern.sub(place, module) for pattern, place in _MOVED)
+    return [name for name in names if name != module]
 
 
 def aliases(module: str) -> Iterator[str]:
@@ -76,20 +89,20 @@ def parts_of(name: str) -> list[str]:
 
 def asked(modules: Iterable[str]) -> list[Asked]:
     """Every module that some engine may build from the file's `modules`."""
-    names = dict.fromkeys(modules)
+    names = {name: module for module in modules for name in (module, *moved(module))}
     experts: dict[str, list[str]] = {}
     found: list[Asked] = []
     fused: dict[str, None] = {}
-    for name in names:
+    for name, module in names.items():
         container = container_of(name)
         if container:
-            experts.setdefault(container, []).append(name)
+            experts.setdefault(container, []).append(module)
             continue
-        found.append(Asked(name, (name,)))
+        found.append(Asked(name, (module,)))
         fused.update(dict.fromkeys(aliases(name)))
     for name in fused:
         parts = parts_of(name)
         if all(part in names for part in parts):
-            found.append(Asked(name, tuple(parts)))
+            found.append(Asked(name, tuple(names[part] for part in parts)))
     found += [Asked(name, tuple(members), True) for name, members in experts.items()]
     return found

@@ -43,13 +43,14 @@ def module_findings(
             f"It bears the names of {module.convention}, the configuration is {convention}'s.",
         )
     codes, global_scale, input_scale = _NAMES[module.convention]
+    join = "_" if module.is_fused and module.convention == "modelopt" else "."
     for name in (codes, "weight_scale", global_scale):
         if name not in module.parts:
             # vLLM does not count what it loaded and runs on whatever the memory held: vLLM 0.33
             # default_loader.py:510-520.
-            yield Finding("part.missing", f"{module.name}.{name}", "It is missing.")
+            yield Finding("part.missing", f"{module.name}{join}{name}", "It is missing.")
     if input_missing and input_scale not in module.parts:
-        where = f"{module.name}.{input_scale}"
+        where = f"{module.name}{join}{input_scale}"
         yield Finding("part.input-scale", where, "It is missing.", severity=input_missing)
     allowed = {codes, "weight_scale", global_scale, input_scale}
     for name in sorted(module.parts.keys() - allowed):
@@ -64,6 +65,9 @@ def _types(module: Module, codes: str, scalars: Sequence[str]) -> Iterator[Findi
         tensor = module.parts.get(name)
         if tensor is not None and tensor.dtype != dtype:
             yield Finding("part.dtype", tensor.name, f"It is {tensor.dtype}, not {dtype}.")
+    if module.is_fused:
+        yield from _fused_scalars(module, codes, scalars)
+        return
     # transformers 5.23 refuses [] where compressed-tensors says [1]; SGLang 0.5.23 joins q_a and
     # kv_a wrongly unless ModelOpt's are []: deepseek_weight_loader.py:463-478.
     shape = (1,) if module.convention == "compressed-tensors" else ()
@@ -79,9 +83,38 @@ def _types(module: Module, codes: str, scalars: Sequence[str]) -> Iterator[Findi
             yield Finding("part.scalar", tensor.name, what)
 
 
+def _fused_scalars(module: Module, codes: str, scalars: Sequence[str]) -> Iterator[Finding]:
+    """Of all experts there is one scalar, or one for each."""
+    packed = module.parts.get(codes)
+    experts = packed.shape[0] if packed is not None and packed.shape else 1
+    for name in scalars:
+        tensor = module.parts.get(name)
+        if tensor is not None and math.prod(tensor.shape) not in {1, experts}:
+            what = f"Its shape is {list(tensor.shape)}; there are {experts} experts."
+            yield Finding("part.scalar", tensor.name, what)
+
+
+def _fused_shapes(packed: TensorLike, scale: TensorLike | None) -> Iterator[Finding]:
+    """A tensor of all experts: rows as everywhere, or the other way round as Llama 4 has it."""
+    experts, rows, cols = packed.shape
+    what = (
+        "The experts of a layer are one tensor: only loaders of models that are published so, such "
+        "as Llama 4, read it."
+    )
+    yield Finding("part.fused", packed.name, what, severity="warning")
+    wanted = [(experts, rows, cols // 8), (experts, rows // 8, cols)]
+    if scale is None or (scale.shape in wanted and (cols % 8 == 0 or rows % 8 == 0)):
+        return
+    what = f"Its shape is {list(scale.shape)}, not {list(wanted[0])} or {list(wanted[1])}."
+    yield Finding("part.shape", scale.name, what)
+
+
 def _shapes(module: Module, codes: str) -> Iterator[Finding]:
     packed, scale = module.parts.get(codes), module.parts.get("weight_scale")
     if packed is None:
+        return
+    if module.is_fused and len(packed.shape) == 3:
+        yield from _fused_shapes(packed, scale)
         return
     if len(packed.shape) != 2:
         yield Finding("part.shape", packed.name, f"{list(packed.shape)} is not a matrix.")
@@ -105,6 +138,8 @@ def orphan_findings(modules: Mapping[str, Module]) -> Iterator[Finding]:
             continue
         for name in sorted(_SCALES & module.parts.keys()):
             tensor = module.parts[name]
+            if name == "scale" and len(tensor.shape) < 2:
+                continue  # a parameter of that name, as Gemma 4's routers have: scales are tables
             yield Finding("part.orphan", tensor.name, "No weight goes with this scale.")
 
 

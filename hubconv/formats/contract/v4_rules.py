@@ -38,9 +38,6 @@ def v4_config_findings(config: Mapping[str, Any], entry: Mapping[str, Any]) -> I
     if config.get("model_type") != "deepseek_v4":
         what = f'{config.get("model_type")!r}: vLLM takes this way for "deepseek_v4" only.'
         yield Finding("v4.model-type", "model_type", what, ("vllm",), "warning")
-    if "routed_experts_quant_method" in entry:
-        what = "It would send the experts to another loader."
-        yield Finding("v4.field", "routed_experts_quant_method", what, ("sglang",))
     if not isinstance(entry.get("weight_block_size"), list):
         yield Finding("v4.field", "weight_block_size", "FP8 linears need it.")
 
@@ -49,6 +46,7 @@ def v4_module_findings(
     modules: Mapping[str, Module], entry: Mapping[str, Any]
 ) -> Iterator[Finding]:
     """Modules in a format that no engine loads in this model."""
+    yield from _mtp_method(modules, entry)
     ignore = [str(item) for item in entry.get("ignore") or []]
     containers: dict[str, None] = {}
     for module in modules.values():
@@ -69,6 +67,20 @@ def v4_module_findings(
         if any(sglang_modelopt_excluded(name, ignore, True) for name in (container,)):
             what = "The ignore list excludes these experts."
             yield Finding("match.quantized", container, what, ("sglang",))
+
+
+def _mtp_method(modules: Mapping[str, Module], entry: Mapping[str, Any]) -> Iterator[Finding]:
+    """SGLang takes MTP's experts for MXFP4 unless told: 0.5.23 configs/model_config.py:728-746."""
+    key = "routed_experts_quant_method"
+    mtp_is_fp8 = any(
+        module.kind == "fp8" and name.startswith("mtp.") and container_of(name)
+        for name, module in modules.items()
+    )
+    if mtp_is_fp8 and entry.get(key) != "fp8":
+        what = 'It must be "fp8": MTP\'s experts are read as MXFP4 without it.'
+        yield Finding("v4.field", key, what, ("sglang",))
+    elif not mtp_is_fp8 and key in entry:
+        yield Finding("v4.field", key, "It would send the experts to another loader.", ("sglang",))
 
 
 def _kept_scale(module: Module) -> Iterator[Finding]:

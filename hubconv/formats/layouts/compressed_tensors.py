@@ -56,7 +56,8 @@ class CompressedTensors:
         if weight.kind != "fp8" or weight.scale_dtype == "F8_E8M0":
             raise UsageError(
                 f"{module} stays {weight.kind} with the {weight.scale_dtype} scale {scale_name}, "
-                "which the compressed-tensors layout cannot hold.",
+                "which the compressed-tensors layout cannot hold: its loaders make scales of FP8 "
+                "as F32.",
                 "Choose --layout modelopt-v4, or quantize it.",
             )
         per_tensor = weight.block == (weight.rows, weight.cols) and weight.rows > 1

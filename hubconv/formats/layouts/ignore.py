@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hubconv.errors import IntegrityError
-from hubconv.formats.contract.names import aliases, probed
+from hubconv.formats.contract.names import aliases, moved, probed
 
 Shape = Literal["within", "ending", "exact", "under"]
 
@@ -71,11 +71,12 @@ class Pattern:
 
 
 def file_names(modules: Iterable[str]) -> list[str]:
-    """The file's own names, and those by which SGLang asks for its experts."""
+    """The file's own names, where engines move them, and how SGLang asks for its experts."""
     found: dict[str, None] = {}
     for module in modules:
-        found[module] = None
-        found.update(dict.fromkeys(probed(module)))
+        for name in (module, *moved(module)):
+            found[name] = None
+            found.update(dict.fromkeys(probed(name)))
     return list(found)
 
 
@@ -83,8 +84,9 @@ def lookups(modules: Iterable[str]) -> list[str]:
     """Every name under which some engine may look up `modules`, the file's own among them."""
     found: dict[str, None] = {}
     for module in modules:
-        found[module] = None
-        found.update(dict.fromkeys(aliases(module)))
+        for name in (module, *moved(module)):
+            found[name] = None
+            found.update(dict.fromkeys(aliases(name)))
     return list(found)
 
 

@@ -58,7 +58,9 @@ class ModelOpt:
         if weight.kind != "fp8" or weight.scale_dtype == "F8_E8M0" or _is_per_row(weight):
             raise UsageError(
                 f"{module} stays {weight.kind} with the {weight.scale_dtype} scale {scale_name} "
-                f"{list(weight.scale_shape)}, which the modelopt layout cannot hold.",
+                f"{list(weight.scale_shape)}, which the modelopt layout cannot hold: beside NVFP4 "
+                "its loaders take FP8 with F32 scales, of blocks, or one for the weight and one "
+                "for its activations.",
                 "Choose --layout compressed-tensors, or modelopt-v4 for DeepSeek V4.",
             )
         recode = "" if weight.scale_dtype == "F32" else "widen_to_f32"
@@ -172,7 +174,8 @@ def _quantized_layers(facts: ModelFacts, algo: str) -> dict[str, dict[str, Any]]
     for fate in ("mxfp4", "fp8_channel", "fp8_tensor"):
         if fate in fates:
             raise UsageError(
-                f"Some weights stay {fate}, which the modelopt layout cannot hold beside NVFP4.",
+                f"Some weights stay {fate}, which the modelopt layout cannot hold beside NVFP4: "
+                "vLLM (modelopt.py) would compute with an activation scale that nobody has set.",
                 "Choose --layout compressed-tensors, or modelopt-v4 for DeepSeek V4.",
             )
     if not any(fate in _FP8_ALGOS for fate in fates):

@@ -70,8 +70,11 @@ def _merged(facts: ModelFacts) -> dict[str, Any]:
     _check_routed(experts)
     layers = containers(experts)
     source = source_quantization(facts.config)
-    # It names FP8 experts; those are NVFP4 now, and kept ones are MXFP4.
+    # It names FP8 experts; those are NVFP4 now.
     source.pop("routed_experts_quant_method", None)
+    # Without it SGLang reads MTP's experts as MXFP4: 0.5.23 configs/model_config.py:728-746.
+    if any(linear.fate == "fp8_block" and _ROUTED in linear.module for linear in facts.linears):
+        source["routed_experts_quant_method"] = "fp8"
     block = facts.fp8_block or source.get("weight_block_size") or (128, 128)
     return source | {
         "quant_method": "fp8",

@@ -4,21 +4,19 @@ One order as a line of JSON on standard input; bytes on standard output; if it f
 a line of JSON on standard error. It imports nothing heavy and dies with the process that made it.
 """
 
-import ctypes
 import json
 import os
 import re
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from hubconv.hub.childhood import order_of_parent
 from hubconv.hub.fetching import ranges
 
 Put = Callable[[bytes | bytearray | memoryview], None]
 
-_DIE_WITH_PARENT: Final = 1  # PR_SET_PDEATHSIG
 STREAMS_AHEAD: Final = 2
 REPEATS: Final = 3
 """A piece that fails is asked for again so often before the parent is told."""
@@ -75,11 +73,8 @@ ENGINES: Final[Mapping[str, Callable[[Mapping[str, Any], Put], None]]] = {
 
 def main() -> int:
     """Do one order."""
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    # A stop in order is the parent's to decide: it may want this shard's last bytes.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    order = json.loads(sys.stdin.readline())
-    if os.getppid() != order["parent"]:
+    order = order_of_parent(sys.stdin.buffer)
+    if order is None:
         return 1
     out = os.dup(1)
     os.dup2(2, 1)  # what a library prints must not be taken for bytes

@@ -12,6 +12,7 @@ from typing import Final
 from hubconv.ends import ByteRange
 from hubconv.errors import TemporaryError
 from hubconv.hub.client import TRIES, explain, is_passing, pause
+from hubconv.hub.compat import UNKNOWN, status_of
 from hubconv.hub.fetching import process
 from hubconv.hub.fetching.buffer import Buffer, ClosedError
 from hubconv.hub.fetching.process import Child
@@ -131,7 +132,10 @@ class Line:
         if isinstance(error, ClosedError):
             raise error
         is_plain = isinstance(error, process.LineError)
-        if engine in {"", HTTP} and not is_plain and not is_passing(error):
+        # The token of an identity may have ended with this transfer; the next has another.
+        has_ended = self._supply.client.identity is not None and status_of(error) == UNKNOWN
+        passes = is_plain or has_ended or is_passing(error)
+        if engine in {"", HTTP} and not passes:
             raise explain(error, what) from error
         if failures >= TRIES:
             raise TemporaryError(

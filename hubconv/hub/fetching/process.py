@@ -10,7 +10,6 @@ import json
 import os
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO, Final, Self
 from huggingface_hub.errors import HfHubHTTPError
 
 from hubconv.errors import TemporaryError
+from hubconv.hub import children
 from hubconv.hub.compat import httpx
 from hubconv.hub.waiting import LOOK_S, AtOnce, never
 
@@ -58,16 +58,8 @@ class Child:
         self._stall_s = stall_s
         self._at_once = at_once
         self._said: BinaryIO = os.fdopen(os.memfd_create("said"), "w+b")
-        self._process = subprocess.Popen(
-            # -P: a module of the user's working folder must not stand in for one of Python's.
-            [sys.executable, "-P", "-m", "hubconv.hub.fetching.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env=_environment(cache),
-            bufsize=0,
-        )
-        self._told = json.dumps({**order, "parent": os.getpid(), "stall_s": stall_s}).encode()
+        self._process = children.start("hubconv.hub.fetching.child", cache, self._said)
+        self._told = children.told({**order, "stall_s": stall_s})
         self._bytes = self._process.stdout.fileno() if self._process.stdout else -1
         self._poll = select.poll()
         self._poll.register(self._bytes, select.POLLIN)
@@ -75,7 +67,7 @@ class Child:
     def __enter__(self) -> Self:
         if self._process.stdin is not None:
             with suppress(BrokenPipeError):  # it ended already, and has said why
-                self._process.stdin.write(self._told + b"\n")
+                self._process.stdin.write(self._told)
                 self._process.stdin.close()
         with suppress(OSError):  # the machine's limit for pipes is reached; small ones work too
             fcntl.fcntl(self._bytes, _SET_PIPE_SIZE, PIPE_BYTES)
@@ -138,11 +130,7 @@ class Child:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        self._process.wait()
+        children.end(self._process)
         self._said.close()
 
 
@@ -158,12 +146,3 @@ def _error_of(told: Mapping[str, Any]) -> Exception:
         status, headers=told["headers"], request=httpx.Request("GET", "http://hub")
     )
     return HfHubHTTPError(text, response=answer)
-
-
-def _environment(cache: Path) -> dict[str, str]:
-    paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        "HF_XET_CACHE": str(cache),
-    }

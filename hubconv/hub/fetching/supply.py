@@ -14,6 +14,7 @@ from hubconv.hub.compat import (
     headers_towards,
     refresh_xet_connection_info,
 )
+from hubconv.hub.desk import renewable
 from hubconv.hub.fetching.process import LineError
 from hubconv.hub.waiting import AtOnce, never
 
@@ -93,11 +94,14 @@ class Supply:
         connection = refresh_xet_connection_info(file_data=metadata.xet_file_data, headers=headers)
         return {
             "hash": metadata.xet_file_data.file_hash,
-            "group": {
-                "endpoint": connection.endpoint,
-                "token": connection.access_token,
-                "token_expiry_unix_secs": connection.expiration_unix_epoch,
-                "token_refresh_url": metadata.xet_file_data.refresh_route,
-                "token_refresh_headers": headers,
-            },
+            "group": renewable(
+                self.client,
+                {
+                    "endpoint": connection.endpoint,
+                    "token": connection.access_token,
+                    "token_expiry_unix_secs": connection.expiration_unix_epoch,
+                    "token_refresh_url": metadata.xet_file_data.refresh_route,
+                    "token_refresh_headers": headers,
+                },
+            ),
         }

@@ -5,15 +5,13 @@ as JSON, so that no header can be seen in a list of processes; a blank line it w
 life, and the first other line is its answer.
 """
 
-import ctypes
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 
-_PR_SET_PDEATHSIG: Final = 1
+from hubconv.hub.childhood import order_of_parent
 
 Report = Callable[[], None]
 
@@ -25,11 +23,9 @@ def run(task: Callable[[Mapping[str, Any], BinaryIO, Report], Mapping[str, Any] 
         task: Given the order, what follows it on standard input, and a function that gives a sign
             of life. Its answer is None where the parent has given the task up.
     """
-    # A child that hangs in native code would not see the end of its standard input.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     stdin = sys.stdin.buffer
-    order = json.loads(stdin.readline() or b"{}")
-    if order.get("parent") != os.getppid():
+    order = order_of_parent(stdin)
+    if order is None:
         return
     try:
         answer = task(order, stdin, lambda: _say(b"\n"))

@@ -8,7 +8,6 @@ import json
 import os
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,13 +17,13 @@ from typing import Any, Final, Self
 
 from hubconv.errors import BrokenLineError
 from hubconv.files import disk_error
+from hubconv.hub import children
 from hubconv.hub.uploading.xet_child import LENGTH_BYTES
 from hubconv.hub.waiting import LOOK_S, AtOnce
 
 STALL_S: Final = 60.0
 """A child that takes no byte and gives no sign of life for so long is ended."""
 
-_END_S: Final = 5.0
 _WRITE_BYTES: Final = 1024 * 1024
 
 
@@ -63,23 +62,14 @@ class Child:
         self._input, self._output = self._process.stdin, self._process.stdout
         os.set_blocking(self._input.fileno(), False)
         os.set_blocking(self._output.fileno(), False)
-        self._order = json.dumps({**order, "parent": os.getpid()}).encode() + b"\n"
+        self._order = children.told(order)
 
     def _start(self, name: str, folder: Path) -> "subprocess.Popen[bytes]":
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with self._log.open("wb") as log:
-                return subprocess.Popen(  # noqa: S603 - our own module
-                    # -P: nothing in the user's working folder stands in for a module.
-                    [sys.executable, "-P", "-m", f"hubconv.hub.uploading.{name}"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    bufsize=0,
-                    # Ctrl-C is for the parent, which ends in order.
-                    start_new_session=True,
-                    env={**os.environ, "HF_XET_CACHE": str(folder / "cache")},
-                )
+                module = f"hubconv.hub.uploading.{name}"
+                return children.start(module, folder / "cache", log)
         except OSError as error:
             raise disk_error(error, folder) from error
 
@@ -131,12 +121,7 @@ class Child:
 
     def end(self) -> None:
         """End the child, whatever it does."""
-        self._input.close()
-        if self._process.poll() is None:
-            self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # the system itself is slow to end it
-            self._process.wait(_END_S)
-        self._output.close()
+        children.end(self._process)
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────
 
@@ -184,7 +169,7 @@ class Child:
     def _dead(self) -> BrokenLineError:
         """What is known of a child that ended before its time: its answer, or its last words."""
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_S)
+            self._process.wait(children.END_S)
         with suppress(BlockingIOError):
             self._said = (self._said + os.read(self._output.fileno(), 65536)).lstrip(b"\n")
         if b"\n" in self._said:

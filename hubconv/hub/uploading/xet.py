@@ -18,6 +18,7 @@ from hubconv.formats.checkpoint import LENGTH_BYTES
 from hubconv.hub.client import HubClient
 from hubconv.hub.commits import branch_gone
 from hubconv.hub.compat import xet_connection
+from hubconv.hub.desk import renewable
 from hubconv.hub.uploading.process import Child
 from hubconv.hub.uploading.sent import log_sent
 from hubconv.hub.waiting import AtOnce
@@ -61,7 +62,7 @@ class XetLine:
         return Child(
             "xet_child",
             f"Sending {path} by hf_xet",
-            {**order, "name": path, "connection": connection},
+            {**order, "name": path, "connection": renewable(self.client, connection)},
             self.folder_of(path),
             self.at_once,
         )

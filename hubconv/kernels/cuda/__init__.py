@@ -19,7 +19,7 @@ from hubconv.kernels import Kernel, devices
 from hubconv.kernels.cpu import CpuKernel
 from hubconv.kernels.cuda import canary
 from hubconv.kernels.cuda.compiled import Compile, compile_with_triton
-from hubconv.kernels.cuda.driver import Device, FullError
+from hubconv.kernels.cuda.driver import Device, FullDeviceError, FullError
 from hubconv.kernels.cuda.engine import Engine
 
 _LOG: Final = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class TritonKernel:
 
     Raises:
         ResourceError: No such device, one too old, no Triton, or kernels that do not compile.
+        FullDeviceError: It has no memory left for anything.
         IntegrityError: The device gives other bytes than the CPU.
     """
 
@@ -65,18 +66,21 @@ class TritonKernel:
         self._engine = Engine(self._memory, self._cpu, compile_it or compile_with_triton)
         self._lock = threading.Lock()
         self._trusted: dict[tuple[str, bool], bool] = {}
+        self._had_no_room = False
         try:
             self._try("fp8", mixed=False)
         except FullError as error:
-            raise ResourceError(
+            raise FullDeviceError(
                 f"{self._device} has no memory left for even small weights.",
-                "Free some of it, or use another device.",
+                "End what else uses it (nvidia-smi shows that), or use another device or "
+                "--device cpu, which gives the same bytes. Finished shards are kept.",
             ) from error
 
     @property
     def name(self) -> str:
         """What did the work, for reports."""
-        return f"triton ({self._device})"
+        helped = f" and {self._cpu.name}" if self._had_no_room else ""
+        return f"triton ({self._device}){helped}"
 
     def stage(self, nbytes: int) -> npt.NDArray[np.uint8]:
         """[nbytes] uint8 of pinned memory to read into, for as long as the array is used.
@@ -146,9 +150,16 @@ class TritonKernel:
             except FullError:
                 self._engine.release()
             chunk_bytes //= 2
-            _LOG.warning("%s is full: trying chunks of %d bytes.", self._device, chunk_bytes)
+            _LOG.info("%s is full in chunks of %d bytes.", self._device, 2 * chunk_bytes)
             self._chunk_bytes = max(chunk_bytes, _SMALLEST_CHUNK_BYTES)
-        _LOG.warning("%s has no room: these rows are converted on the CPU.", self._device)
+        with self._lock:
+            is_first, self._had_no_room = not self._had_no_room, True
+        if is_first:
+            _LOG.warning(
+                "%s has no memory left: the CPU converts what it has no room for, more slowly and "
+                "to the same bytes. Something else uses the device: nvidia-smi shows what.",
+                self._device,
+            )
         return None
 
     def _works_on(self, window: Window) -> bool:
@@ -187,12 +198,14 @@ def open_kernel(device: str, workers: int = 1) -> Kernel:
         workers: Threads that will use it at the same time.
 
     Raises:
-        ResourceError: The device does not exist here, or neither of the two can use it.
+        ResourceError: The device does not exist here, is full, or neither of the two can use it.
         IntegrityError: The device gives other bytes than the CPU.
     """
     found = devices.named(device)
     try:
         return TritonKernel(found, workers=workers)
+    except FullDeviceError:
+        raise  # torch would find no room there either
     except ResourceError as error:
         import torch
 

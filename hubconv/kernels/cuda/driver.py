@@ -35,6 +35,10 @@ class FullError(Exception):
     """Raised when the device has no memory left."""
 
 
+class FullDeviceError(ResourceError):
+    """Raised when a device has no memory left for even small weights."""
+
+
 class Driver:
     """The functions of libcuda that are used here, as `cuda.h` declares them.
 

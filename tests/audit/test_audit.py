@@ -62,13 +62,14 @@ def test_without_manifest_and_source_it_says_what_was_not_checked(published):
 @pytest.mark.parametrize(
     "garbage", [b"", b"[]", b'{"files": []}', b'{"files": {"a": 3}}', b'{"files": {"a": {}}}']
 )
-def test_a_manifest_that_is_none_counts_as_none(published, garbage):
+def test_a_manifest_that_is_none_counts_as_none_and_is_told(published, garbage):
     target = published("llama_bf16_tied")
     (target / MANIFEST).write_bytes(garbage)
 
     done = audit(str(target))
 
-    assert done.findings == ()
+    assert done.errors == ()
+    assert [finding.rule for finding in done.findings] == ["tree.manifest-unreadable"]
     assert "no hubconv.json" in done.notes[0]
 
 

@@ -1,0 +1,30 @@
+"""Texts without what could be used to log in: for terminals, logs, and others' eyes."""
+
+import os
+import re
+from typing import Final
+
+_SECRETS: Final = re.compile(
+    # Tokens are written small; HF_ followed by more is the name of a variable.
+    r"(?-i:hf_(jwt|oauth)_[\w.-]+|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+|hf_[A-Za-z0-9_]{8,})|"
+    r"Bearer\s+\S+|(?<=[?&])(X-Amz-[^=]+|Signature|Policy|Key-Pair-Id)=[^&\s]+",
+    re.IGNORECASE,
+)
+
+
+_TOKENS: Final = (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HUBCONV_SOURCE_TOKEN",
+    "HF_OIDC_ID_TOKEN",
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+)
+
+
+def without_secrets(text: str) -> str:
+    """A text in which nothing can be used to log in."""
+    for name in _TOKENS:
+        token = os.environ.get(name, "").strip()
+        if token:
+            text = text.replace(token, "***")
+    return _SECRETS.sub("***", text)

@@ -1,0 +1,175 @@
+"""How long a plan would take on how many machines, and what holds it up: arithmetic, no promise.
+
+A run has three lines that may be full: bytes down, bytes up, and the Hub's patience. All machines
+work at the same time, and both directions of a line at once, so the longest of them is the run;
+what comes before the first byte and after the last is added.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any, Final
+
+from hubconv.progress import human_bytes, human_rate, human_time
+from hubconv.steps.plan import Plan
+from hubconv.steps.shards import foreign_reads
+
+COMMITS_AN_HOUR: Final = 128
+"""What the Hub lets a free account commit in an hour, by what it says where that is used up."""
+
+WINDOW_S: Final = 300
+API_A_WINDOW: Final = 1000
+FILES_A_WINDOW: Final = 5000
+"""What it lets a free account ask in five minutes: of its API, and of files by name."""
+
+GROUP_UNITS: Final = 20
+GROUP_S: Final = 600
+"""Shards are committed to staging when there are so many, or when the last commit is so old."""
+
+API_ALONE: Final = 35
+API_A_COMMIT: Final = 4
+API_A_WORKER: Final = 5
+FILES_ALONE: Final = 40
+FILES_A_SHARD: Final = 2
+FILES_A_WORKER: Final = 5
+TREES: Final = 6
+TREE_PAGE: Final = 1000
+"""What a run asks: counted on the embedded Hub, against which a test holds these figures."""
+
+BEGIN_S: Final = 10.0
+COMMIT_S: Final = 3.0
+READ_BACK_S: Final = 0.05
+"""Headers and plan; one commit's answer; one staged shard's header. Guesses, the same for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a plan moves.
+
+    Attributes:
+        shards: (source bytes that are read, output bytes) of each unit.
+        files: Files of source and target together.
+    """
+
+    shards: Sequence[tuple[int, int]]
+    files: int = 0
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Load":
+        """The load of a plan."""
+        shards = []
+        for unit in plan.units:
+            own = sum(t.nbytes for job in (*unit.jobs, *unit.tail) for t in job.reads)
+            partners = sum(tensor.nbytes for tensor in foreign_reads(unit, plan.sets))
+            shards.append((own + partners, unit.nbytes))
+        return cls(shards, 2 * (len(shards) + len(plan.copies) + len(plan.files)))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a plan would take.
+
+    Attributes:
+        nodes: Machines.
+        rate: Bytes a second of each machine's line, each way.
+        seconds: From the first byte to the publish.
+        parts: Seconds that each line would take if nothing else held the run up; and those of
+            start and end, in which little moves.
+        commits: Commits on staging and on main.
+        requests: Requests to the Hub's API, and for files by name.
+        bottleneck: The part that takes longest.
+        next_bottleneck: The one that would take its place, were it gone.
+    """
+
+    nodes: int
+    rate: int
+    seconds: float
+    parts: Mapping[str, float]
+    commits: int
+    requests: tuple[int, int]
+    bottleneck: str
+    next_bottleneck: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+def estimate(load: Load, rate: int, nodes: int = 1, *, streams: bool = True) -> Estimate:
+    """What a load would take from Hub to Hub.
+
+    Args:
+        load: What is moved.
+        rate: Bytes a second of each machine's line, each way.
+        nodes: Machines.
+        streams: Shards go up while they are made, as through Xet; else when they are whole.
+    """
+    busiest = max(spread(load.shards, nodes), key=max)
+    down, up = (nbytes / rate for nbytes in busiest)
+    commits = commits_of(len(load.shards), max(down, up))
+    api, files = requests_of(load, commits, nodes)
+    parts = {
+        "line down": down,
+        "line up": up,
+        "commits": waiting(commits, COMMITS_AN_HOUR, 3600),
+        "API requests": waiting(api, API_A_WINDOW, WINDOW_S),
+        "file requests": waiting(files, FILES_A_WINDOW, WINDOW_S),
+    }
+    still = BEGIN_S + 2 * COMMIT_S + len(load.shards) * READ_BACK_S
+    still += 0.0 if streams else _out_of_step(load, rate)
+    seconds = max(parts.values()) + still
+    parts["start and end"] = still
+    first, second, *_ = sorted(parts, key=lambda part: -parts[part])
+    return Estimate(nodes, rate, seconds, parts, commits, (api, files), first, second)
+
+
+def spread(shards: Sequence[tuple[int, int]], nodes: int) -> list[tuple[int, int]]:
+    """(bytes down, bytes up) of each machine: the largest shards first, each to the idlest."""
+    loads = [(0, 0)] * nodes
+    for down, up in sorted(shards, key=max, reverse=True):
+        idlest = min(range(nodes), key=lambda node: max(loads[node]))
+        loads[idlest] = (loads[idlest][0] + down, loads[idlest][1] + up)
+    return loads
+
+
+def commits_of(shards: int, moving_s: float) -> int:
+    """Commits of one committer: the journal's note, one for each group, and the publish."""
+    groups = max(shards / GROUP_UNITS, min(shards, moving_s / GROUP_S))
+    return ceil(groups) + 2
+
+
+def requests_of(load: Load, commits: int, nodes: int) -> tuple[int, int]:
+    """Requests to the API, and for files by name."""
+    pages = TREES * (load.files // TREE_PAGE)
+    api = API_ALONE + API_A_COMMIT * commits + pages + nodes * API_A_WORKER
+    return api, FILES_ALONE + FILES_A_SHARD * len(load.shards) + nodes * FILES_A_WORKER
+
+
+def waiting(count: int, allowed: int, window_s: int) -> float:
+    """Seconds until the last of so many is let through, where all come as early as they can."""
+    return float(max(ceil(count / allowed) - 1, 0) * window_s)
+
+
+def _out_of_step(load: Load, rate: int) -> float:
+    """Shards that go up when they are whole: one way stands idle in the beginning or the end."""
+    return min(max(load.shards, key=sum, default=(0, 0))) / rate
+
+
+def told(made: Estimate) -> list[str]:
+    """An estimate for a person, in lines."""
+    parts = made.parts
+    machines = f"{made.nodes} machine{'s' if made.nodes > 1 else ''}"
+    api, files = made.requests
+    following = parts[made.next_bottleneck]
+    then = f", then {made.next_bottleneck} ({human_time(following)})" if following else ""
+    lines = [
+        f"At {human_rate(made.rate)} each way on {machines}: about {human_time(made.seconds)}, "
+        f"where the line is full and nothing else holds it up",
+        f"{made.commits} commits (the Hub lets a free account make {COMMITS_AN_HOUR} an hour), "
+        f"{api} API requests and {files} for files ({API_A_WINDOW} and {FILES_A_WINDOW} in five "
+        "minutes)",
+        f"Held up by: {made.bottleneck} ({human_time(parts[made.bottleneck])}){then}",
+    ]
+    if made.nodes > 1:
+        lines.append(f"The Hub would serve {human_bytes(made.nodes * made.rate)} a second each way")
+    return lines
