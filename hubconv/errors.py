@@ -108,10 +108,24 @@ class StoppedError(HubconvError):
 
     Attributes:
         made: Output shards that the run has finished and noted.
+        staged: Output shards of the plan that are staged, by this run and earlier ones.
+        of: Output shards of the plan; 0 where the run did not come so far.
+        seconds_left: What the rest takes at this run's rate; 0 where that cannot be told.
     """
 
     exit_code = 10
     made: int = 0
+    staged: int = 0
+    of: int = 0
+    seconds_left: float = 0.0
+
+
+def unforeseen(error: BaseException) -> HubconvError:
+    """What is said of a failure that no step explained: it is a fault of ours."""
+    return HubconvError(
+        f"hubconv failed in a way it does not know: {type(error).__name__}: {error}",
+        "Finished shards are kept. Please report this with the lines above.",
+    )
 
 
 _DISK: Final = frozenset((

@@ -16,6 +16,9 @@ from hubconv.errors import ConflictError, HubconvError, TemporaryError
 NOTE_NAME: Final = "journal.json"
 """The note's file, in the journal's folder of the plan."""
 
+GROUP_UNITS: Final = 20
+"""The Hub allows few commits an hour: shards are committed to it in groups of so many."""
+
 RUNS: Final = "runs"
 """Folder of what runs tell of themselves, in the journal's folder of the plan."""
 

@@ -493,3 +493,10 @@ def test_shares_are_never_rounded_to_whole():
     shares = (markup.share(part, 10_000) for part in (0, 1, 5000, 9999, 10_000))
     shown = [str(share).replace("\N{NO-BREAK SPACE}", " ") for share in shares]
     assert shown == ["0 %", "0.1 %", "50.0 %", "99.9 %", "100 %"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0, "0"), (0.0817, "0.0817"), (1.2e-5, "1.2e-05"), (1.0, "1.0000")]
+)
+def test_an_error_of_zero_is_told_from_a_small_one(value, shown):
+    assert str(markup.error_figure(value)) == shown

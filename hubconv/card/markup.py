@@ -62,7 +62,7 @@ def unbroken(figure: str) -> Markup:
 
 def error_figure(value: float) -> Markup:
     """A relative error: `0.0817`, `1.2e-05`, `0`."""
-    return Markup(f"{value:.4f}" if value >= 1e-3 or not value else f"{value:.1e}")  # noqa: S704
+    return Markup(f"{value:.4f}" if value >= 1e-3 else f"{value:.1e}" if value else "0")  # noqa: S704
 
 
 FILTERS: Final[dict[str, Callable[..., Any]]] = {

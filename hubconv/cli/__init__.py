@@ -16,10 +16,10 @@ from hubconv.cli.failure import report_failure, report_unforeseen, report_usage
 from hubconv.cli.hub import hub
 from hubconv.cli.jobs import jobs
 from hubconv.cli.plan import plan
-from hubconv.cli.reporting import write_failure
 from hubconv.cli.slices import publish, work
 from hubconv.cli.upkeep import abort, gc, status
 from hubconv.cli.verify import verify
+from hubconv.cli.watch import watch
 from hubconv.errors import HubconvError
 from hubconv.version import __version__
 
@@ -58,11 +58,12 @@ def group() -> None:
     hubconv ./X ./X-NVFP4                    the same from folder to folder
     hubconv plan deepseek-ai/X               what would be done
     hubconv status my-org/X-NVFP4            what is staged, and how to go on
+    hubconv watch watch.toml                 which targets are out of date
     """  # noqa: D301 - click wants the character, so that lines stay as they are
 
 
 for command in (
-    convert, plan, work, publish, status, abort, gc, verify, compare, card, jobs, demo, hub,
+    convert, plan, work, publish, status, abort, gc, verify, compare, card, watch, jobs, demo, hub,
 ):  # fmt: skip
     group.add_command(command)
 
@@ -77,7 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = group.main(words, prog_name="hubconv", standalone_mode=False)
     except HubconvError as error:
-        write_failure(error)
         sys.exit(report_failure(error, as_json=as_json))
     except click.ClickException as error:
         sys.exit(report_usage(error, as_json=as_json))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hubconv.cli.actions import tell_outcome, telling
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import (
     making_options,
@@ -19,7 +20,7 @@ from hubconv.cli.options import (
     target_options,
 )
 from hubconv.cli.plan import show_plan
-from hubconv.cli.reporting import prepare_report_dir, write_report_dir, write_summary
+from hubconv.cli.reporting import prepare_report_dir, write_report_dir
 
 if TYPE_CHECKING:
     from hubconv.pipeline import Outcome
@@ -75,7 +76,8 @@ def convert(
     )
     progress = choose_progress(sys.stderr, quiet=quiet, json=as_json)
     try:
-        outcome = run(request, progress)
+        with telling(source, target):
+            outcome = run(request, progress)
     finally:
         progress.close()
     show_outcome(outcome, report_dir, as_json=as_json, quiet=quiet)
@@ -90,7 +92,7 @@ def show_outcome(outcome: "Outcome", report_dir: str = "", *, as_json: bool, qui
         as_json: For a program.
         quiet: Print nothing for a person.
     """
-    write_summary(outcome)
+    tell_outcome(outcome)
     if report_dir:
         write_report_dir(report_dir, outcome, outcome_json(outcome))
     if as_json:

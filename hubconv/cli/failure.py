@@ -3,15 +3,12 @@
 import json
 import os
 import traceback
-from typing import Final
 
 import click
 
 from hubconv.discretion import without_secrets
-from hubconv.errors import HubconvError, of_this_machine
+from hubconv.errors import HubconvError, StoppedError, of_this_machine, unforeseen
 from hubconv.progress import printable
-
-BUG: Final = 1
 
 
 def _harmless(text: str) -> str:
@@ -25,7 +22,7 @@ def report_failure(error: HubconvError, *, as_json: bool) -> int:
     HUBCONV_DEBUG=1 shows where it happened.
     """
     if as_json:
-        _tell_json(error, error.exit_code, error.what, error.next_step)
+        _tell_json(error, error.exit_code, error.what, error.next_step, **_how_far(error))
     click.echo(f"Error: {_harmless(error.what)}", err=True)
     if error.next_step:
         click.echo(f"       {_harmless(error.next_step)}", err=True)
@@ -53,21 +50,31 @@ def report_unforeseen(error: Exception, *, as_json: bool) -> int:
 
 def _report_bug(error: Exception, *, as_json: bool) -> int:
     """Tell of what nobody foresaw, with the place where it happened, and give its exit code."""
-    what = f"hubconv failed in a way it does not know: {type(error).__name__}: {error}"
-    next_step = "Finished shards are kept. Please report this with the lines above."
+    told = unforeseen(error)
     if as_json:
-        _tell_json(error, BUG, what, next_step)
+        _tell_json(error, told.exit_code, told.what, told.next_step)
     click.echo(without_secrets("".join(traceback.format_exception(error))), err=True)
-    click.echo(f"Error: {without_secrets(what)}\n       {next_step}", err=True)
-    return BUG
+    click.echo(f"Error: {without_secrets(told.what)}\n       {told.next_step}", err=True)
+    return told.exit_code
 
 
-def _tell_json(error: Exception, exit_code: int, what: str, next_step: str) -> None:
+def _how_far(error: HubconvError) -> dict[str, float]:
+    if not (isinstance(error, StoppedError) and error.of):
+        return {}
+    return {
+        "shards_staged": error.staged,
+        "shards_total": error.of,
+        "seconds_left": round(error.seconds_left, 1),
+    }
+
+
+def _tell_json(error: Exception, exit_code: int, what: str, next_step: str, **more: float) -> None:
     told = {
         "status": "failed",
         "error": type(error).__name__,
         "exit_code": exit_code,
         "what": without_secrets(what),
         "next": without_secrets(next_step),
+        **more,
     }
     click.echo(json.dumps(told))

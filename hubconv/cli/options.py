@@ -1,108 +1,14 @@
 """Options that several commands share, in hf's words."""
 
-import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
+from hubconv.cli.types import Duration, Size
 from hubconv.steps.decide import Recipe
 
-if TYPE_CHECKING:
-    from hubconv.pipeline import Slice
-
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
-_UNITS: Final = {
-    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
-}  # fmt: skip
-_PART: Final = re.compile(r"(\d{1,6})/(\d{1,6})")
-_LATENCY: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
-_TIME: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
-
-
-class Size(click.ParamType[int]):
-    """`5GB`, `500MB`, `1.5GiB`."""
-
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Bytes of a size."""
-        found = _SIZE.fullmatch(str(value).strip())
-        if found is None:
-            self.fail(f"{value!r} is not a size; write 5GB or 500MB.", param, ctx)
-        return int(float(found[1]) * _UNITS[(found[2] or "B").upper()])
-
-
-class Rate(Size):
-    """`50MB/s`, `1GB/s`."""
-
-    name = "rate"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Bytes a second."""
-        text = str(value).strip()
-        rate = super().convert(text[:-2] if text.lower().endswith("/s") else text, param, ctx)
-        if not rate:
-            self.fail("a line that carries nothing is of no use; write 50MB/s.", param, ctx)
-        return rate
-
-
-class Latency(click.ParamType[float]):
-    """`20ms`, `0.5s`."""
-
-    name = "latency"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Seconds of a latency."""
-        found = _LATENCY.fullmatch(str(value).strip())
-        if found is None:
-            self.fail(f"{value!r} is not a latency; write 20ms or 0.5s.", param, ctx)
-        return float(found[1]) / (1000 if found[2] == "ms" else 1)
-
-
-class Part(click.ParamType["Slice"]):
-    """`3/16`."""
-
-    name = "slice"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> "Slice":
-        """The slice a word names."""
-        from hubconv.pipeline import Slice
-
-        if isinstance(value, Slice):
-            return value
-        found = _PART.fullmatch(str(value).strip())
-        if found is None:
-            self.fail(f"{value!r} is not a slice; write 3/16 for the third of sixteen.", param, ctx)
-        return Slice(int(found[1]), int(found[2]))
-
-
-class Duration(click.ParamType[float]):
-    """`5h30m`, `90m`, `3600`."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Seconds of a time."""
-        found = _TIME.fullmatch(str(value).strip())
-        if found is None or not any(found.groups()):
-            self.fail(f"{value!r} is not a time; write 5h30m or 90m.", param, ctx)
-        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-
 
 _RECIPE_OPTIONS: Final = (
     click.option(

@@ -1,25 +1,17 @@
-"""What a run leaves for programs: a job's summary page, a report folder for whoever signs."""
+"""What a run leaves for programs: a report folder, for whoever signs what was published."""
 
 import json
-import logging
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hubconv.discretion import without_secrets
-from hubconv.errors import HubconvError, UsageError
+from hubconv.errors import UsageError
 
 if TYPE_CHECKING:
     from hubconv.pipeline import Outcome
-    from hubconv.steps.facts import Report
     from hubconv.steps.provenance import Builder
-
-LOG: Final = logging.getLogger(__name__)
-
-SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 
 REPORT: Final = "report.json"
 CHECKSUMS: Final = "SHA256SUMS"
@@ -93,44 +85,3 @@ def _builder(seconds: float) -> "Builder":
         now - timedelta(seconds=seconds),
         now,
     )
-
-
-def write_summary(outcome: "Outcome") -> None:
-    """Append what came out to the summary page of a CI job, where there is one."""
-    if os.environ.get(SUMMARY):
-        _append(_summary(outcome))
-
-
-def write_failure(error: HubconvError) -> None:
-    """Append why a command failed to the summary page of a CI job, where there is one."""
-    if not os.environ.get(SUMMARY):
-        return
-    from hubconv.card import render_template
-
-    told = {"what": without_secrets(error.what), "next_step": without_secrets(error.next_step)}
-    context = {**told, "exit_code": error.exit_code}
-    _append(render_template("job_failed.md.jinja", context))
-
-
-def _append(text: str) -> None:
-    """A page that cannot be written to changes nothing of how a command ended."""
-    try:
-        with Path(os.environ[SUMMARY]).open("a", encoding="utf-8") as page:
-            page.write(text + "\n")
-    except OSError as error:
-        LOG.warning("The job's summary could not be written: %s", error)
-
-
-def _summary(outcome: "Outcome") -> str:
-    from hubconv.card import render_template
-    from hubconv.steps.report import job_summary
-
-    if outcome.report is not None:
-        return job_summary(_published(outcome.report, outcome))
-    context = {"published": outcome.published, "plan": outcome.plan}
-    return render_template("job_up_to_date.md.jinja", context)
-
-
-def _published(report: "Report", outcome: "Outcome") -> "Report":
-    run = replace(report.run, published=outcome.published, seconds=outcome.seconds)
-    return replace(report, run=run)

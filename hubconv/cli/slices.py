@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hubconv.cli.actions import telling
 from hubconv.cli.convert import show_outcome
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import (
-    Part,
     making_options,
     output_options,
     publish_options,
@@ -19,6 +19,7 @@ from hubconv.cli.options import (
     work_dir_option,
 )
 from hubconv.cli.reporting import prepare_report_dir
+from hubconv.cli.types import Part
 
 if TYPE_CHECKING:
     from hubconv.pipeline import Request, Slice, Worked
@@ -64,7 +65,8 @@ def work(
     request = _request(plan_file, target, {**values, "workers": values["workers"] or 0})
     progress = choose_progress(sys.stderr, quiet=quiet, json=as_json)
     try:
-        done = run(request, part, progress)
+        with telling(request.source, request.target):
+            done = run(request, part, progress)
     finally:
         progress.close()
     if as_json:
@@ -102,7 +104,8 @@ def publish(
     request = _request(plan_file, target, {**values, "digests": bool(report_dir)})
     progress = choose_progress(sys.stderr, quiet=quiet, json=as_json)
     try:
-        outcome = run(request, progress)
+        with telling(request.source, request.target):
+            outcome = run(request, progress)
     finally:
         progress.close()
     show_outcome(outcome, report_dir, as_json=as_json, quiet=quiet)

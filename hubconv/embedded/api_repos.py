@@ -1,5 +1,6 @@
 """Accounts and repositories: who am I, create, delete, move, settings, info."""
 
+import json
 from typing import Any
 
 from starlette.responses import Response
@@ -109,8 +110,9 @@ def grant_access(call: Call) -> Response:
 def list_repos(call: Call) -> Response:
     """List the repositories that the caller may know of."""
     author, search = call.query.get("author"), call.query.get("search", "").lower()
+    wanted = call.query_lists.get("expand") or call.query_lists.get("expand[]") or []
     found = [
-        _short_info(repo)
+        _listed_info(call, repo, wanted)
         for repo in call.state.catalog.of_type(type_of(call))
         if may_see(call.account, repo.card)
         and (author is None or repo.id.split("/", 1)[0] == author)
@@ -139,6 +141,7 @@ def repo_info(call: Call) -> Response:
         "library_name": card.get("library_name"),
         "pipeline_tag": card.get("pipeline_tag"),
         "cardData": card or None,
+        "config": config_of(call, tree) or None,
         "siblings": [_sibling(path, entry, with_blobs) for path, entry in sorted(tree.items())],
         "usedStorage": _used_bytes(repo, tree),
     }
@@ -157,10 +160,41 @@ def card_of(call: Call, tree: FileTree) -> dict[str, Any]:
     return front_matter_json(call.state.blobs.get_git(entry.oid).decode("utf-8", "replace"))
 
 
+def config_of(call: Call, tree: FileTree) -> dict[str, Any]:
+    """What the Hub tells of a tree's config.json: the family, and whether it is quantized."""
+    entry = tree.get("config.json")
+    if entry is None or entry.sha256 is not None:
+        return {}
+    try:
+        config = json.loads(call.state.blobs.get_git(entry.oid))
+    except ValueError:
+        return {}
+    if not isinstance(config, dict):
+        return {}
+    told = {name: config[name] for name in ("architectures", "model_type") if name in config}
+    quantized = config.get("quantization_config")
+    if isinstance(quantized, dict) and "quant_method" in quantized:
+        told["quantization_config"] = {"quant_method": quantized["quant_method"]}
+    return told
+
+
 def large_members(entry: FileEntry) -> dict[str, Any]:
     """Hash and sizes of a large file as listings carry them, without the hash's name."""
     size = len(pointer(entry.sha256 or "", entry.size))
     return {"size": entry.size, "pointerSize": size}
+
+
+def _listed_info(call: Call, repo: Repository, wanted: list[str]) -> dict[str, Any]:
+    """An entry of a listing: the usual members, or those that were asked for."""
+    info = _short_info(repo)
+    if not wanted:
+        return info
+    commit = repo.resolve(MAIN)
+    if "sha" in wanted:
+        info["sha"] = commit
+    if "config" in wanted:
+        info["config"] = config_of(call, repo.tree(commit))
+    return {name: value for name, value in info.items() if name in {"_id", "id", *wanted}}
 
 
 def _short_info(repo: Repository) -> dict[str, Any]:

@@ -7,6 +7,7 @@ machines: each plans again from headers, makes what is missing of its slice, and
 others. The journal on the target is all that they share.
 """
 
+from hubconv.folder import FolderTarget
 from hubconv.journal import DONE
 from hubconv.opening import Scratch, open_lender, open_source
 from hubconv.pipeline.finishing import finished
@@ -16,6 +17,7 @@ from hubconv.pipeline.releasing import missing_shards, release
 from hubconv.pipeline.request import Outcome, Request, Slice, Worked
 from hubconv.pipeline.run import Run, opened
 from hubconv.progress import Progress
+from hubconv.steps.budget import hub_budget
 from hubconv.steps.decide import Recipe
 from hubconv.steps.plan import Plan, make_plan
 from hubconv.steps.shards import slice_units
@@ -54,6 +56,8 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
     with opened(request, progress, computes=True) as run:
         if run.published is not None:
             return finished(run, _up_to_date(run))
+        if run.source.commit and not isinstance(run.target, FolderTarget):
+            run.progress.note(hub_budget(run.plan).words())
         with run.staged() as staging:
             done = make(run, staging, run.plan.units)
             outcome = release(run, staging, done)

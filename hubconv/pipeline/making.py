@@ -1,6 +1,7 @@
 """Units that are missing on staging: found, given room, made."""
 
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from hubconv.errors import ResourceError, StoppedError
 from hubconv.folder import FolderTarget
 from hubconv.journal import Ending
 from hubconv.pipeline.run import Run
+from hubconv.progress import human_time
 from hubconv.records import UnitRecord
 from hubconv.steps.shards import Unit
 
@@ -55,12 +57,22 @@ def make(run: Run, staging: Staging, units: Sequence[Unit], ending: Ending | Non
     if not missing:
         return Done(found)
     run.progress.phase("Converting")
+    began = time.monotonic()
     try:
         return Done(found, _made(run, staging, missing, ending))
     except StoppedError as stopped:
-        count = len(found) + stopped.made
-        stopped.what += f" {count} of {len(run.plan.units)} shards are staged on {run.target.ref}."
+        _tell_how_far(run, stopped, len(found), time.monotonic() - began)
         raise
+
+
+def _tell_how_far(run: Run, stopped: StoppedError, found: int, seconds: float) -> None:
+    """Have a run that was stopped tell what is staged, and how long the rest takes."""
+    stopped.staged, stopped.of = found + stopped.made, len(run.plan.units)
+    stopped.what += f" {stopped.staged} of {stopped.of} shards are staged on {run.target.ref}."
+    left = stopped.of - stopped.staged
+    if stopped.made and left:
+        stopped.seconds_left = left * seconds / stopped.made
+        stopped.what += f" The rest takes about {human_time(stopped.seconds_left)} at this rate."
 
 
 def _made(

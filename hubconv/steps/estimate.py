@@ -10,21 +10,14 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Final
 
+from hubconv.journal import GROUP_UNITS
 from hubconv.progress import human_bytes, human_rate, human_time
+from hubconv.steps.budget import API_LIMIT, COMMIT_LIMIT, RESOLVER_LIMIT, WINDOW_S
 from hubconv.steps.plan import Plan
 from hubconv.steps.shards import foreign_reads
 
-COMMITS_AN_HOUR: Final = 128
-"""What the Hub lets a free account commit in an hour, by what it says where that is used up."""
-
-WINDOW_S: Final = 300
-API_A_WINDOW: Final = 1000
-FILES_A_WINDOW: Final = 5000
-"""What it lets a free account ask in five minutes: of its API, and of files by name."""
-
-GROUP_UNITS: Final = 20
 GROUP_S: Final = 600
-"""Shards are committed to staging when there are so many, or when the last commit is so old."""
+"""Shards are committed to staging when a group is whole, or when the last commit is so old."""
 
 API_ALONE: Final = 35
 API_A_COMMIT: Final = 4
@@ -111,9 +104,9 @@ def estimate(load: Load, rate: int, nodes: int = 1, *, streams: bool = True) -> 
     parts = {
         "line down": down,
         "line up": up,
-        "commits": waiting(commits, COMMITS_AN_HOUR, 3600),
-        "API requests": waiting(api, API_A_WINDOW, WINDOW_S),
-        "file requests": waiting(files, FILES_A_WINDOW, WINDOW_S),
+        "commits": waiting(commits, COMMIT_LIMIT, 3600),
+        "API requests": waiting(api, API_LIMIT, WINDOW_S),
+        "file requests": waiting(files, RESOLVER_LIMIT, WINDOW_S),
     }
     still = BEGIN_S + 2 * COMMIT_S + len(load.shards) * READ_BACK_S
     still += 0.0 if streams else _out_of_step(load, rate)
@@ -165,8 +158,8 @@ def told(made: Estimate) -> list[str]:
     lines = [
         f"At {human_rate(made.rate)} each way on {machines}: about {human_time(made.seconds)}, "
         f"where the line is full and nothing else holds it up",
-        f"{made.commits} commits (the Hub lets a free account make {COMMITS_AN_HOUR} an hour), "
-        f"{api} API requests and {files} for files ({API_A_WINDOW} and {FILES_A_WINDOW} in five "
+        f"{made.commits} commits (the Hub lets a free account make {COMMIT_LIMIT} an hour), "
+        f"{api} API requests and {files} for files ({API_LIMIT} and {RESOLVER_LIMIT} in five "
         "minutes)",
         f"Held up by: {made.bottleneck} ({human_time(parts[made.bottleneck])}){then}",
     ]

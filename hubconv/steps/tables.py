@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from hubconv.progress import human_bytes, human_time, printable, text_bar
+from hubconv.steps.budget import hub_budget
 from hubconv.steps.facts import QualityRow, Report, RoleRow
 from hubconv.steps.plan import Plan
 from hubconv.steps.report import make_report
@@ -45,6 +46,7 @@ def plan_table(plan: Plan, width: int = 100) -> str:
         f"{human_bytes(plan.twice_bytes)} read twice, {len(report.copies)} files copied",
         f"Needs about {human_bytes(need['memory_bytes'])} of memory beside torch, and up to "
         f"{human_bytes(need['disk_bytes'])} of disk a worker",
+        *([hub_budget(plan).words()] if plan.commit else []),
         *_notes(report),
         f"{human_bytes(report.bytes_before)} -> {human_bytes(report.bytes_after)} "
         f"({_change(report)}), {report.bits_after:.2f} bits a parameter "
@@ -63,6 +65,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         del table[name]
     table["units"] = [{"shard": unit.shard, "size": unit.nbytes} for unit in plan.units]
     table["twice_bytes"] = plan.twice_bytes
+    table["hub"] = hub_budget(plan).to_json() if plan.commit else None
     return table | {"needs": needs(plan)}
 
 
@@ -138,6 +141,11 @@ def _notes(report: Report) -> list[str]:
         f"Left out: {row.count} tensors ({row.name or 'no reason given'})" for row in report.drops
     ]
     lines += [f"Re-spelled exactly: {row.count} tensors ({row.name})" for row in report.recodes]
+    lines += [
+        f"{row.role} stays ({row.count}): {'; '.join(row.reasons)}"
+        for row in report.roles
+        if row.reasons and row.action not in {"nvfp4", "drop"}
+    ]
     if report.parallel:
         tightest = min(report.parallel, key=lambda row: row.limit)
         lines.append(
