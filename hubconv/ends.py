@@ -322,3 +322,22 @@ class Target(Protocol):
     def view(self, revision: str = "") -> Source:
         """What is published now, or in a revision of it, for reading back."""
         ...
+
+    def amend(self, files: Mapping[str, bytes], title: str) -> Published:
+        """Put small files beside what is published, in one commit; all else stays as it is.
+
+        Raises:
+            ConflictError: The target received something else meanwhile.
+        """
+        ...
+
+    def collect(self, collection: str) -> str:
+        """Add the target to a collection of the Hub; that collection's address.
+
+        Args:
+            collection: `owner/slug`, or a title, with its owner before a `/` or without.
+
+        Raises:
+            UsageError: A folder stands in no collection.
+        """
+        ...

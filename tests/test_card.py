@@ -11,14 +11,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubconv import card
 from hubconv.card import (
     CardFacts,
     SourceCard,
     kept_sections,
+    markup,
     read_front_matter,
     render_card,
     render_template,
+    rendering,
     templates_folder,
 )
 from hubconv.errors import UsageError
@@ -87,6 +88,10 @@ def moe_in_compressed_tensors():
         "quality": quality("all", 44_544, 0.0817, 21.76, 3),
         "by_role": [quality("routed_expert", 44_544, 0.0817, 21.76, 3, low=1)],
         "by_layer": [quality("3", 768, 0.08, 21.9, 3), quality("4", 768, 0.0834, 21.6, 0)],
+        "by_layer_and_role": [
+            {"layer": "3", "role": "routed_expert", "weights": 768, "relative_error": 0.08},
+            {"layer": "4", "role": "routed_expert", "weights": 768, "relative_error": 0.0834},
+        ],
         "worst": [quality("model.layers.4.mlp.experts.7.down_proj", 1, 0.09, 20.9, 0, flushed=1)],
         "drops": [{"name": "recomputed by every engine", "count": 61}],
         "recodes": [{"name": "widen_to_f32", "count": 244}],
@@ -130,6 +135,9 @@ def v4_from_mxfp4():
         "quality": quality("all", 46_000, 0.0, None, 1000),
         "by_role": [quality("routed_expert", 46_000, 0.0, None, 1000)],
         "by_layer": [quality("0", 46_000, 0.0, None, 1000)],
+        "by_layer_and_role": [
+            {"layer": "0", "role": "routed_expert", "weights": 46_000, "relative_error": 0.0}
+        ],
         "worst": [],
         "drops": [],
         "recodes": [],
@@ -188,7 +196,7 @@ def shape(text):
 def test_the_card_is_the_one_people_agreed_on(name, facts):
     golden = GOLDEN / f"card-{name}.md"
     text = render_card(facts)
-    if os.environ.get("HUBCONV_UPDATE_GOLDEN"):
+    if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(text, "utf-8")
     assert golden.read_text("utf-8") == text
 
@@ -196,7 +204,7 @@ def test_the_card_is_the_one_people_agreed_on(name, facts):
 def test_the_job_summary_is_the_one_people_agreed_on():
     golden = GOLDEN / "job-summary.md"
     text = render_template("job_summary.md.jinja", {"report": moe_in_compressed_tensors()})
-    if os.environ.get("HUBCONV_UPDATE_GOLDEN"):
+    if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(text, "utf-8")
     assert golden.read_text("utf-8") == text
 
@@ -265,6 +273,7 @@ def test_a_card_can_be_made_before_anything_is_measured():
         "quality": quality("all", 0, 0.0, None, 0, blocks=0),
         "by_role": [],
         "by_layer": [],
+        "by_layer_and_role": [],
         "worst": [],
         "devices": [],
         "verified": None,
@@ -476,10 +485,18 @@ def test_an_unclosed_section_loses_nothing():
 def test_templates_are_found_in_a_checkout_and_in_a_wheel(monkeypatch, tmp_path):
     assert (templates_folder() / "model_card.md.jinja").is_file()
     (tmp_path / "templates").mkdir()
-    monkeypatch.setattr(card.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(rendering.resources, "files", lambda _: tmp_path)
     assert templates_folder() == tmp_path / "templates"
 
 
 def test_shares_are_never_rounded_to_whole():
-    shown = [str(card.share(part, 10_000)) for part in (0, 1, 5000, 9999, 10_000)]
+    shares = (markup.share(part, 10_000) for part in (0, 1, 5000, 9999, 10_000))
+    shown = [str(share).replace("\N{NO-BREAK SPACE}", " ") for share in shares]
     assert shown == ["0 %", "0.1 %", "50.0 %", "99.9 %", "100 %"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0, "0"), (0.0817, "0.0817"), (1.2e-5, "1.2e-05"), (1.0, "1.0000")]
+)
+def test_an_error_of_zero_is_told_from_a_small_one(value, shown):
+    assert str(markup.error_figure(value)) == shown

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from safetensors import safe_open
 
+from hubconv.card import PICTURES
 from hubconv.errors import (
     ConflictError,
     HubconvError,
@@ -29,7 +30,7 @@ def differences(studio, repo, revision="main"):
     """What a revision holds besides its manifest, and what it lacks of it, hashes included."""
     tree = studio.tree(repo, revision)
     wanted = manifest_of(studio, repo, revision)["files"]
-    apart = {".gitattributes", "README.md", "hubconv.json"}
+    apart = {".gitattributes", "README.md", "hubconv.json", *PICTURES}
     wrong = {path for path in tree if path not in wanted and path not in apart}
     for path, file in wanted.items():
         content = studio.read(repo, path, revision) if path in tree else b""

@@ -28,7 +28,8 @@ def interrupted(studio, source, target, recipe=None):
 
 
 def objects(studio, repo):
-    return {each.file_oid for each in studio.api.list_lfs_files(repo)}
+    """Large files that some commit has named: what was sent for one that failed is the Hub's."""
+    return {each.file_oid for each in studio.api.list_lfs_files(repo) if each.filename}
 
 
 # ── status ───────────────────────────────────────────────────────────────────────────────────

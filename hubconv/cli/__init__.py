@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from hubconv.cli.card import card
 from hubconv.cli.compare import compare
 from hubconv.cli.convert import convert
 from hubconv.cli.demo import demo
@@ -62,7 +63,7 @@ def group() -> None:
 
 
 for command in (
-    convert, plan, work, publish, status, abort, gc, verify, compare, watch, jobs, demo, hub,
+    convert, plan, work, publish, status, abort, gc, verify, compare, card, watch, jobs, demo, hub,
 ):  # fmt: skip
     group.add_command(command)
 

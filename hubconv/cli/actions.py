@@ -5,7 +5,9 @@ Without a runner, which names its files in the environment, nothing is written.
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +24,7 @@ _SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 
 STOPPED: Final = "job_stopped.md.jinja"
 FAILED: Final = "job_failed.md.jinja"
+UP_TO_DATE: Final = "job_up_to_date.md.jinja"
 WATCHED: Final = "watch_summary.md.jinja"
 """Templates of summaries; `job_summary` has its own."""
 
@@ -60,6 +63,16 @@ def tell_outcome(outcome: "Outcome") -> None:
     summarize(outcome)
 
 
+@contextmanager
+def telling(source: str, target: str) -> Iterator[None]:
+    """Tell the runner where the work inside ends early; see `tell_failure`."""
+    try:
+        yield
+    except Exception as error:
+        tell_failure(error, source, target)
+        raise
+
+
 def tell_failure(error: Exception, source: str, target: str) -> None:
     """How a conversion ended early: what went wrong, or how far it is and how long the rest takes.
 
@@ -90,11 +103,20 @@ def tell_failure(error: Exception, source: str, target: str) -> None:
 
 
 def summarize(outcome: "Outcome") -> None:
-    """Add a published result to the summary of the job."""
-    if outcome.report is not None and os.environ.get(_SUMMARY):
-        from hubconv.steps.report import job_summary
+    """Add what came out to the summary of the job."""
+    if os.environ.get(_SUMMARY):
+        _append(_SUMMARY, without_secrets(_summary(outcome)) + "\n")
 
-        _append(_SUMMARY, job_summary(outcome.report) + "\n")
+
+def _summary(outcome: "Outcome") -> str:
+    from hubconv.card import render_template
+    from hubconv.steps.report import job_summary
+
+    if outcome.report is None:
+        context = {"published": outcome.published, "plan": outcome.plan}
+        return render_template(UP_TO_DATE, context)
+    run = replace(outcome.report.run, published=outcome.published, seconds=outcome.seconds)
+    return job_summary(replace(outcome.report, run=run))
 
 
 def _append(variable: str, text: str) -> None:

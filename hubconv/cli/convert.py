@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubconv.cli.actions import tell_failure, tell_outcome
+from hubconv.cli.actions import tell_outcome, telling
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import (
     making_options,
@@ -20,6 +20,7 @@ from hubconv.cli.options import (
     target_options,
 )
 from hubconv.cli.plan import show_plan
+from hubconv.cli.reporting import prepare_report_dir, write_report_dir
 
 if TYPE_CHECKING:
     from hubconv.pipeline import Outcome
@@ -40,6 +41,7 @@ def convert(
     target: str,
     *,
     dry_run: bool,
+    report_dir: str,
     as_json: bool,
     quiet: bool,
     verbose: int,
@@ -62,28 +64,37 @@ def convert(
         return
     from hubconv.progress import choose_progress
 
+    prepare_report_dir(report_dir)
     request = Request(
         source=source,
         target=target,
         recipe=recipe,
         command=shlex.join(["hubconv", *sys.argv[1:]]),
         workers=values.pop("workers") or 0,
+        digests=bool(report_dir),
         **values,
     )
     progress = choose_progress(sys.stderr, quiet=quiet, json=as_json)
     try:
-        outcome = run(request, progress)
-    except Exception as error:
-        tell_failure(error, source, target)
-        raise
+        with telling(source, target):
+            outcome = run(request, progress)
     finally:
         progress.close()
+    show_outcome(outcome, report_dir, as_json=as_json, quiet=quiet)
+
+
+def show_outcome(outcome: "Outcome", report_dir: str = "", *, as_json: bool, quiet: bool) -> None:
+    """Tell how a run ended: a person or a program, a CI job's page, a report folder.
+
+    Args:
+        outcome: How it ended.
+        report_dir: Folder for report, checksums and provenance; empty for none.
+        as_json: For a program.
+        quiet: Print nothing for a person.
+    """
     tell_outcome(outcome)
-    show_outcome(outcome, as_json=as_json, quiet=quiet)
-
-
-def show_outcome(outcome: "Outcome", *, as_json: bool, quiet: bool) -> None:
-    """Print how a run ended, for a person or a program."""
+    if report_dir:
+        write_report_dir(report_dir, outcome, outcome_json(outcome))
     if as_json:
         click.echo(json.dumps(outcome_json(outcome)))
     elif not quiet:
@@ -102,6 +113,7 @@ def outcome_json(outcome: "Outcome") -> dict[str, Any]:
         "commit": published.commit,
         "url": published.url,
         "pull_request": published.pull_request or None,
+        "collection": outcome.collection or None,
         "shards_made": outcome.units_made,
         "shards_found": outcome.units_found,
         "seconds": round(outcome.seconds, 1),
@@ -118,7 +130,8 @@ def render_outcome(outcome: "Outcome", width: int) -> str:
 
     found = f", {outcome.units_found} found finished" if outcome.units_found else ""
     where = f"pull request {published.pull_request}" if published.pull_request else published.url
+    collection = f"\nIn the collection {outcome.collection}" if outcome.collection else ""
     return (
         f"{render_terminal(outcome.report, width)}\n\n"
-        f"Published: {where}  ({outcome.units_made} shards made{found})"
+        f"Published: {where}  ({outcome.units_made} shards made{found}){collection}"
     )

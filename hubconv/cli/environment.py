@@ -35,7 +35,7 @@ def quiet_libraries(verbose: int = 0) -> None:
     logging.getLogger("hubconv").setLevel(level)
     # That a device does not do its work is told to everybody: it costs hours.
     logging.getLogger("hubconv.kernels").setLevel(min(level, logging.WARNING))
-    for library in ("huggingface_hub", "httpx2", "hf_xet"):
+    for library in ("huggingface_hub", "httpx2", "hf_xet", "matplotlib"):
         logging.getLogger(library).setLevel(logging.ERROR if verbose < 2 else level)
     if verbose < 2:
         warnings.filterwarnings("ignore", module=r"huggingface_hub\.")

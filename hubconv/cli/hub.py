@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from hubconv.cli.options import Latency, Rate
+from hubconv.cli.types import Latency, Rate
 from hubconv.errors import ResourceError, UsageError
 
 

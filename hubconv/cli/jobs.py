@@ -7,7 +7,6 @@ import click
 
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import (
-    Duration,
     making_options,
     output_options,
     publish_options,
@@ -16,6 +15,7 @@ from hubconv.cli.options import (
     recipe_words,
     target_options,
 )
+from hubconv.cli.types import Duration
 from hubconv.discretion import without_secrets
 from hubconv.errors import UsageError
 from hubconv.progress import printable

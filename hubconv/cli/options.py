@@ -1,102 +1,14 @@
 """Options that several commands share, in hf's words."""
 
-import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
-from hubconv.quantities import parse_size, parse_time
+from hubconv.cli.types import Duration, Size
 from hubconv.steps.decide import Recipe
 
-if TYPE_CHECKING:
-    from hubconv.pipeline import Slice
-
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_PART: Final = re.compile(r"(\d{1,6})/(\d{1,6})")
-_LATENCY: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
-
-
-class Size(click.ParamType[int]):
-    """`5GB`, `500MB`, `1.5GiB`."""
-
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Bytes of a size."""
-        size = parse_size(str(value))
-        if size is None:
-            self.fail(f"{value!r} is not a size; write 5GB or 500MB.", param, ctx)
-        return size
-
-
-class Rate(Size):
-    """`50MB/s`, `1GB/s`."""
-
-    name = "rate"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Bytes a second."""
-        text = str(value).strip()
-        rate = super().convert(text[:-2] if text.lower().endswith("/s") else text, param, ctx)
-        if not rate:
-            self.fail("a line that carries nothing is of no use; write 50MB/s.", param, ctx)
-        return rate
-
-
-class Latency(click.ParamType[float]):
-    """`20ms`, `0.5s`."""
-
-    name = "latency"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Seconds of a latency."""
-        found = _LATENCY.fullmatch(str(value).strip())
-        if found is None:
-            self.fail(f"{value!r} is not a latency; write 20ms or 0.5s.", param, ctx)
-        return float(found[1]) / (1000 if found[2] == "ms" else 1)
-
-
-class Part(click.ParamType["Slice"]):
-    """`3/16`."""
-
-    name = "slice"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> "Slice":
-        """The slice a word names."""
-        from hubconv.pipeline import Slice
-
-        if isinstance(value, Slice):
-            return value
-        found = _PART.fullmatch(str(value).strip())
-        if found is None:
-            self.fail(f"{value!r} is not a slice; write 3/16 for the third of sixteen.", param, ctx)
-        return Slice(int(found[1]), int(found[2]))
-
-
-class Duration(click.ParamType[float]):
-    """`5h30m`, `90m`, `3600`."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Seconds of a time."""
-        seconds = parse_time(str(value))
-        if seconds is None:
-            self.fail(f"{value!r} is not a time; write 5h30m or 90m.", param, ctx)
-        return seconds
-
 
 _RECIPE_OPTIONS: Final = (
     click.option(
@@ -281,15 +193,29 @@ _TARGET_OPTIONS: Final = (
     ),
 )
 
+template_option: Final = click.option(
+    "--card-template",
+    "template",
+    type=click.Path(exists=True, dir_okay=False),
+    callback=lambda _ctx, _param, value: value or "",
+    help="Template to use in place of hubconv's card.",
+)
+
 _PUBLISH_OPTIONS: Final = (
     click.option("--create-pr", is_flag=True, help="Publish to a pull request instead of main."),
     click.option("--tag/--no-tag", default=True, help="Tag the publish commit."),
+    template_option,
     click.option(
-        "--card-template",
-        "template",
-        type=click.Path(exists=True, dir_okay=False),
-        callback=lambda _ctx, _param, value: value or "",
-        help="Template to use in place of hubconv's card.",
+        "--collection",
+        default="",
+        metavar="NAME",
+        help="Add the target to a collection: its address after collections/, or a title.",
+    ),
+    click.option(
+        "--report-dir",
+        default="",
+        metavar="DIR",
+        help="Write report.json, SHA256SUMS and a provenance statement there.",
     ),
 )
 

@@ -10,13 +10,13 @@ import click
 
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import (
-    Rate,
     output_options,
     recipe_from,
     recipe_options,
     recipe_words,
     source_options,
 )
+from hubconv.cli.types import Rate
 
 if TYPE_CHECKING:
     from hubconv.steps.plan import Plan

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hubconv.cli.actions import telling
 from hubconv.cli.convert import show_outcome
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import (
-    Part,
     making_options,
     output_options,
     publish_options,
     target_options,
     work_dir_option,
 )
+from hubconv.cli.reporting import prepare_report_dir
+from hubconv.cli.types import Part
 
 if TYPE_CHECKING:
     from hubconv.pipeline import Request, Slice, Worked
@@ -63,7 +65,8 @@ def work(
     request = _request(plan_file, target, {**values, "workers": values["workers"] or 0})
     progress = choose_progress(sys.stderr, quiet=quiet, json=as_json)
     try:
-        done = run(request, part, progress)
+        with telling(request.source, request.target):
+            done = run(request, part, progress)
     finally:
         progress.close()
     if as_json:
@@ -83,6 +86,7 @@ def publish(
     plan_file: Path,
     target: str,
     *,
+    report_dir: str,
     as_json: bool,
     quiet: bool,
     verbose: int,
@@ -96,12 +100,15 @@ def publish(
     from hubconv.pipeline import publish as run
     from hubconv.progress import choose_progress
 
+    prepare_report_dir(report_dir)
+    request = _request(plan_file, target, {**values, "digests": bool(report_dir)})
     progress = choose_progress(sys.stderr, quiet=quiet, json=as_json)
     try:
-        outcome = run(_request(plan_file, target, values), progress)
+        with telling(request.source, request.target):
+            outcome = run(request, progress)
     finally:
         progress.close()
-    show_outcome(outcome, as_json=as_json, quiet=quiet)
+    show_outcome(outcome, report_dir, as_json=as_json, quiet=quiet)
 
 
 def _request(plan_file: Path, target: str, values: dict[str, Any]) -> "Request":

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hubconv.cli.environment import quiet_libraries
-from hubconv.cli.options import Duration, output_options, yes_option
+from hubconv.cli.options import output_options, yes_option
+from hubconv.cli.types import Duration
 from hubconv.errors import UsageError
 from hubconv.progress import human_bytes, human_time, printable
 

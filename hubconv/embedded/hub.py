@@ -19,6 +19,7 @@ from hubconv.embedded import (
     DEMO_ORG,
     DEMO_TOKEN,
     DEMO_USER,
+    api_collections,
     api_commits,
     api_jobs,
     api_oauth,
@@ -46,6 +47,7 @@ _ROUTES = [
     *api_pulls.ROUTES,
     *api_oauth.ROUTES,
     *api_jobs.ROUTES,
+    *api_collections.ROUTES,
     *lfs.ROUTES,
     *downloads.ROUTES,
 ]

@@ -17,6 +17,7 @@ from hubconv.embedded.catalog import Catalog
 from hubconv.embedded.jobs import JobBook
 from hubconv.embedded.publishers import Publishers
 from hubconv.embedded.refusals import Refusal
+from hubconv.embedded.shelves import Shelves
 from hubconv.embedded.xetstore import XetStore
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class State:
     blobs: BlobStore
     xet: XetStore
     catalog: Catalog
+    shelves: Shelves
     secret: bytes
     publishers: Publishers
     jobs: JobBook
@@ -143,6 +145,7 @@ def open_state(root: Path, mode: Mode, knobs: Knobs) -> State:
         blobs=blobs,
         xet=XetStore(root),
         catalog=Catalog(root, blobs),
+        shelves=Shelves(root),
         secret=_secret(root / "secret"),
         publishers=Publishers(),
         jobs=JobBook(),

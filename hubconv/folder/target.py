@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hubconv.ends import JOURNAL, FileEntry, Published, Source
-from hubconv.errors import NotAllowedError
+from hubconv.ends import CARD, JOURNAL, FileEntry, Published, Source
+from hubconv.errors import NotAllowedError, UsageError
+from hubconv.files import FileSink, disk_error, sync
 from hubconv.folder.source import FolderSource
 from hubconv.folder.staging import PUBLISHING, FolderStaging
 from hubconv.journal import NO_NOTE, NO_RUN, Note, RunNote
@@ -84,3 +85,28 @@ class FolderTarget:
         """The folder as a source; it has no revisions."""
         del revision
         return FolderSource(self._folder)
+
+    def amend(self, files: Mapping[str, bytes], title: str) -> Published:
+        """Write small files into the folder: each whole or not at all, the card last."""
+        del title
+        try:
+            for path in sorted(files, key=lambda path: (path == CARD, path)):
+                place = self._folder / path
+                with FileSink(place, place.name) as sink:
+                    sink.write(files[path])
+                    sink.finish()
+            sync(self._folder)
+        except OSError as error:
+            raise disk_error(error, self._folder) from error
+        return Published(self.ref, "", str(self._folder))
+
+    def collect(self, collection: str) -> str:
+        """A folder stands in no collection.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(
+            f"A folder stands in no collection, so not in {collection!r}.",
+            "Leave --collection out.",
+        )

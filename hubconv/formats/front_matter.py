@@ -134,6 +134,31 @@ def read_front_matter(text: str) -> SourceCard:
     return SourceCard(**_licence(scalars, notes), **lists, notes=tuple(notes))  # type: ignore[arg-type]
 
 
+def check_source_card(told: Mapping[str, object]) -> SourceCard:
+    """What was once read from a source's card, kept by somebody else since; odd values are dropped.
+
+    Args:
+        told: Keys and values as `SourceCard` has them.
+    """
+    scalars = {
+        key: value
+        for key, pattern in _SCALARS.items()
+        if isinstance(value := told.get(key), str) and re.fullmatch(pattern, value, re.ASCII)
+    }
+    lists = {
+        key: tuple(
+            value
+            for value in values[:MAX_ITEMS]
+            if isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII)
+        )
+        for key, pattern in _LISTS.items()
+        if isinstance(values := told.get(key), list | tuple)
+    }
+    if scalars.get("license", "other") not in LICENSES:
+        del scalars["license"]
+    return SourceCard(**scalars, **lists)  # type: ignore[arg-type]
+
+
 def _licence(scalars: dict[str, str], notes: list[str]) -> dict[str, str]:
     """The Hub knows a fixed list; a licence of another name is `other` with that name."""
     licence = scalars.get("license", "").lower()

@@ -3,6 +3,7 @@
 tests/hub/test_compat.py fails loudly when a new version of huggingface_hub moves one of them.
 """
 
+import hashlib
 import io
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence, Set
@@ -58,6 +59,7 @@ __all__ = [
     "parts_of",
     "refresh_xet_connection_info",
     "send_by_lfs",
+    "small_addition",
     "speaks_xet",
     "status_of",
     "validate_card",
@@ -147,6 +149,25 @@ def addition(path_in_repo: str, file: Path, *, xet: bool) -> CommitOperationAdd:
         return CommitOperationAdd(path_in_repo, file)
     reader: io.BufferedReader = file.open("rb")
     return CommitOperationAdd(path_in_repo, reader)
+
+
+def small_addition(
+    path_in_repo: str, data: bytes, *, xet: bool, folder: Path
+) -> CommitOperationAdd:
+    """An upload of bytes; without Xet they pass a file, as bytes would always go to Xet.
+
+    Args:
+        path_in_repo: Where it goes.
+        data: Its content.
+        xet: Whether the endpoint takes Xet.
+        folder: Receives the file where one is needed.
+    """
+    if xet:
+        return CommitOperationAdd(path_in_repo, data)
+    spooled = folder / hashlib.sha256(data).hexdigest()[:16]
+    spooled.parent.mkdir(parents=True, exist_ok=True)
+    spooled.write_bytes(data)
+    return addition(path_in_repo, spooled, xet=False)
 
 
 def finished_upload(operation: CommitOperationAdd) -> None:

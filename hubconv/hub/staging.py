@@ -6,7 +6,6 @@ every doubtful answer the branch is read before anything is repeated: an answer 
 the commit was made.
 """
 
-import hashlib
 import shutil
 import threading
 import time
@@ -30,8 +29,8 @@ from hubconv.hub.client import (
 )
 from hubconv.hub.commits import TRAILER, branch_gone
 from hubconv.hub.compat import (
-    addition,
     by_hash,
+    small_addition,
     speaks_xet,
     status_of,
 )
@@ -331,13 +330,7 @@ class HubStaging:
         return self.published
 
     def _file(self, path: str, data: bytes) -> CommitOperationAdd:
-        if self._xet:
-            return CommitOperationAdd(path, data)
-        # Bytes would go to Xet; a file read as a buffer takes plain LFS.
-        spooled = self._work_dir / "files" / hashlib.sha256(data).hexdigest()[:16]
-        spooled.parent.mkdir(parents=True, exist_ok=True)
-        spooled.write_bytes(data)
-        return addition(path, spooled, xet=False)
+        return small_addition(path, data, xet=self._xet, folder=self._work_dir / "files")
 
     def discard(self) -> None:
         """Tag and show what was published; remove the staging place and the local work folder.

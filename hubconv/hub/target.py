@@ -16,7 +16,9 @@ from hubconv.errors import (
     SourceError,
     UsageError,
 )
+from hubconv.hub.amending import Amending
 from hubconv.hub.client import HubClient
+from hubconv.hub.collecting import add_to_collection
 from hubconv.hub.commits import branch_gone
 from hubconv.hub.compat import validate_card
 from hubconv.hub.credentials import SOURCE_IDENTITY, TARGET_IDENTITY, Identity
@@ -208,6 +210,18 @@ class HubTarget:
                 ) from error
 
         self._client.call("Validating the card", validate)
+
+    def amend(self, files: Mapping[str, bytes], title: str) -> Published:
+        """One commit that puts small files, on main as it was seen or on a pull request."""
+        amending = Amending(
+            self._client, self._repo, self._at, self._work_dir, create_pr=self._options.create_pr
+        )
+        return amending.commit(files, title, self._main().commit)
+
+    def collect(self, collection: str) -> str:
+        """Add the repository to a collection, made where there is none of that name."""
+        hidden = self._exists() and self._at("").restricted == PRIVATE
+        return add_to_collection(self._client, self._repo, collection, private=hidden)
 
     def begun(self, plan_id: str) -> bool:
         """Whether the repository holds a journal of a plan."""

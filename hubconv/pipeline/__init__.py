@@ -10,6 +10,7 @@ others. The journal on the target is all that they share.
 from hubconv.folder import FolderTarget
 from hubconv.journal import DONE
 from hubconv.opening import Scratch, open_lender, open_source
+from hubconv.pipeline.finishing import finished
 from hubconv.pipeline.making import make
 from hubconv.pipeline.planfile import PlanFile
 from hubconv.pipeline.releasing import missing_shards, release
@@ -54,12 +55,13 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
     """
     with opened(request, progress, computes=True) as run:
         if run.published is not None:
-            return _up_to_date(run)
+            return finished(run, _up_to_date(run))
         if run.source.commit and not isinstance(run.target, FolderTarget):
             run.progress.note(hub_budget(run.plan).words())
         with run.staged() as staging:
             done = make(run, staging, run.plan.units)
-            return release(run, staging, done)
+            outcome = release(run, staging, done)
+        return finished(run, outcome)
 
 
 def work(request: Request, part: Slice, progress: Progress | None = None) -> Worked:
@@ -97,11 +99,12 @@ def publish(request: Request, progress: Progress | None = None) -> Outcome:
     """
     with opened(request, progress, computes=False) as run:
         if run.published is not None:
-            return _up_to_date(run)
+            return finished(run, _up_to_date(run))
         if not run.target.begun(run.plan.plan_id):
             raise missing_shards(run, run.plan.units)
         with run.staged() as staging:
-            return release(run, staging, make(run, staging, ()))
+            outcome = release(run, staging, make(run, staging, ()))
+        return finished(run, outcome)
 
 
 def _up_to_date(run: Run) -> Outcome:

@@ -1,5 +1,6 @@
 """What a user asks of a run, and what a run answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,6 +40,8 @@ class Request:
         expected: The plan that it must come to; None for whatever it comes to.
         engine: What runs the units; auto for what suits the two ends and this machine.
         address: Of a Ray cluster that runs (auto or HOST:PORT); empty to begin one here.
+        collection: Collection of the Hub that the target joins once it is published.
+        digests: The outcome names the hash of every published file.
     """
 
     source: str
@@ -61,6 +64,8 @@ class Request:
     expected: PlanFile | None = None
     engine: Engine = "auto"
     address: str = ""
+    collection: str = ""
+    digests: bool = False
 
     @property
     def options(self) -> TargetOptions:
@@ -107,6 +112,9 @@ class Outcome:
         units_made: Output shards made by this run.
         units_found: Output shards an earlier run had finished.
         seconds: Wall time.
+        digests: sha256 of every file that hubconv published, by path; empty unless asked for.
+        collection: Address of the collection that the target stands in; empty where it was not to
+            join one, or could not.
     """
 
     status: Literal["published", "up-to-date"]
@@ -116,6 +124,8 @@ class Outcome:
     units_made: int
     units_found: int
     seconds: float
+    digests: Mapping[str, str] = field(default_factory=dict)
+    collection: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hubconv.ends import Published, Source, Staging, Target
 from hubconv.engines import Stop
-from hubconv.errors import ConflictError, HubconvError
+from hubconv.errors import ConflictError, HubconvError, UsageError
 from hubconv.journal import Note, RunNote, ending_of
 from hubconv.opening import (
     Scratch,
@@ -131,6 +131,8 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
         if source.commit:  # a renamed repository answers under its old name
             refuse_same(f"hf://{source.ref}", request.target)
             refuse_renamed(request.source, source)
+        if request.collection and parse_end(request.target).kind == "folder":
+            raise UsageError("A folder stands in no collection.", "Leave --collection out.")
         target = open_target(
             request.target, request.options, scratch, stop.at_once,
             # Its pauses between tries save finished work: they end a little after a signal.

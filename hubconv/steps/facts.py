@@ -1,13 +1,17 @@
 """The records of a report: what came out, in numbers that card, terminal and manifest share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from hubconv.ends import Published
-from hubconv.formats.nvfp4 import Quality
+from hubconv.formats.nvfp4 import BLOCK, Quality
+from hubconv.steps.decide import Job
 from hubconv.steps.verify import Verification
+
+ROW_PARALLEL: Final = frozenset({"down_proj", "w2", "o_proj", "wo", "out_proj"})
+"""Modules whose columns engines divide between the GPUs of a tensor-parallel group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,33 @@ class QualityRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerRole:
+    """How far the NVFP4 weights of one role in one layer are from the source.
+
+    Attributes:
+        layer: Its number, `mtp.N`, or what is in no layer.
+        role: What they are.
+        count: Weights in it.
+        quality: Their sums.
+    """
+
+    layer: str
+    role: str
+    count: int
+    quality: Quality
+
+    def to_json(self) -> dict[str, Any]:
+        """What a picture needs, in few bytes: there may be a thousand of these."""
+        error = float(f"{self.quality.relative_error:.6g}")
+        return {
+            "layer": self.layer,
+            "role": self.role,
+            "weights": self.count,
+            "relative_error": error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Named:
     """Something that befell `count` tensors: a recode, or a reason for leaving them out."""
 
@@ -121,6 +152,31 @@ class ParallelLimit:
     limit: int
 
 
+def tensor_parallel_limits(jobs: Iterable[Job]) -> tuple[ParallelLimit, ...]:
+    """How far engines can divide NVFP4 weights between GPUs, by the kinds of weights it concerns.
+
+    A block of 16 columns has one scale and is never divided, so a GPU's part of the columns must be
+    whole blocks. All other weights are divided by rows, partner sets among them: every part of a
+    set has the set's one global scale, so rows set no limit beyond being divisible.
+
+    Args:
+        jobs: The plan's jobs.
+    """
+    seen = {
+        (job.module.rpartition(".")[2], job.weight.cols)
+        for job in jobs
+        if job.action == "nvfp4" and job.weight is not None
+    }
+    return tuple(
+        ParallelLimit(name, columns, blocks & -blocks)
+        for name, columns in sorted(seen)
+        if name in ROW_PARALLEL and (blocks := columns // BLOCK)
+    )
+
+
+_ROWS: Final = ("by_role", "by_layer", "by_layer_and_role", "worst")
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What came out.
@@ -149,6 +205,7 @@ class Report:
         quality: All NVFP4 weights together; count 0 before anything is converted.
         by_role: The same by role.
         by_layer: The same by layer.
+        by_layer_and_role: The errors by both, for a picture.
         worst: The tensors farthest from the source.
         drops: Reasons for leaving tensors out.
         recodes: Exact re-spellings of tensors that stayed.
@@ -182,6 +239,7 @@ class Report:
     quality: QualityRow
     by_role: tuple[QualityRow, ...]
     by_layer: tuple[QualityRow, ...]
+    by_layer_and_role: tuple[LayerRole, ...]
     worst: tuple[QualityRow, ...]
     drops: tuple[Named, ...]
     recodes: tuple[Named, ...]
@@ -198,7 +256,7 @@ class Report:
         table: dict[str, Any] = {
             name: getattr(self, name)
             for name in self.__slots__
-            if name not in {"run", "quality", "by_role", "by_layer", "worst"}
+            if name not in {"run", "quality", *_ROWS}
         }
         for name in ("roles", "drops", "recodes", "parallel", "copies"):
             table[name] = [asdict(row) for row in table[name]]
@@ -207,7 +265,7 @@ class Report:
         for name in ("warnings", "findings", "devices"):
             table[name] = list(table[name])
         table["quality"] = self.quality.to_json()
-        for name in ("by_role", "by_layer", "worst"):
+        for name in _ROWS:
             table[name] = [row.to_json() for row in getattr(self, name)]
         checked = self.run.verification
         table["verified"] = checked and {

@@ -2,22 +2,33 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hubconv.card import SourceCard, kept_sections, read_front_matter
+from hubconv.card import (
+    PICTURES,
+    CardFacts,
+    SourceCard,
+    draw,
+    kept_sections,
+    read_front_matter,
+    render_card,
+)
 from hubconv.ends import CARD, MANIFEST, FileEntry, Release, Source, Target
-from hubconv.errors import NotAllowedError
+from hubconv.errors import NotAllowedError, UsageError
 from hubconv.records import UnitRecord
 from hubconv.steps.facts import Report, Run
+from hubconv.steps.manifest import Told, manifest
 from hubconv.steps.plan import Plan
-from hubconv.steps.report import card_of, make_report, manifest, tensor_details
+from hubconv.steps.report import TENSOR_DETAILS, make_report, tensor_details
 from hubconv.steps.verify import Verification
 
-TENSORS: Final = "hubconv-tensors.jsonl.gz"
+LOG: Final = logging.getLogger(__name__)
+
 MAX_CARD_BYTES: Final = 2 * 1024 * 1024
 
 _HARMLESS: Final = re.compile(r"(\.gitattributes|\.gitignore|README\.md|LICENSE.*)", re.IGNORECASE)
@@ -48,7 +59,8 @@ class Telling:
 def preview_card(plan: Plan, source: Source, target: Target, telling: Telling) -> str:
     """The card as it will be, without what only the run can tell: for checking it early."""
     report = make_report(plan, (), Run(telling.command, versions=telling.versions))
-    return _card(report, source, target, telling)
+    told = Told(report.to_json(), source_card(source))
+    return card_files(told, target, telling.template, pictures={})[CARD].decode()
 
 
 def compose(
@@ -66,7 +78,7 @@ def compose(
     files = dict(plan.files)
     for entry in plan.copies:
         files[entry.path] = source.read(entry.path, 0, entry.size)
-    files[TENSORS] = tensor_details(records)
+    files[TENSOR_DETAILS] = tensor_details(records)
     known = {path: (len(content), _sha256(content)) for path, content in files.items()}
     known |= {record.shard: (record.size, record.sha256) for record in records}
     run = Run(
@@ -77,21 +89,62 @@ def compose(
         telling.verification,
         source_born=source.born,
     )
-    report = make_report(plan, records, run)
-    files[CARD] = _card(report, source, target, telling).encode()
-    text = json.dumps(manifest(plan, report, known), indent=1, ensure_ascii=False)
+    report, said = make_report(plan, records, run), source_card(source)
+    told = Told(report.to_json(), said)
+    files |= card_files(told, target, telling.template, pictures=pictures_of(told))
+    text = json.dumps(manifest(plan, report, known, said), indent=1, ensure_ascii=False)
     files[MANIFEST] = text.encode() + b"\n"
-    stale = stale_files(target.files(), target.manifest(), {*known, CARD, MANIFEST})
+    present = target.files()
+    stale = stale_files(present, target.manifest(), {*known, CARD, MANIFEST})
+    # Pictures of an earlier publish show its numbers.
+    stale += tuple(path for path in PICTURES if path in present and path not in files)
     title = f"NVFP4 of {report.source}" + (f" at {plan.commit[:12]}" if plan.commit else "")
     return Release(plan.plan_id, title, tuple(records), files, stale), report
 
 
-def _card(report: Report, source: Source, target: Target, telling: Telling) -> str:
+def pictures_of(told: Told) -> dict[str, bytes]:
+    """Path to PNG of the pictures beside a card; none where matplotlib is not installed."""
+    try:
+        return draw(told.report)
+    except Exception as error:  # noqa: BLE001 - a drawing library's trouble stops no publish
+        LOG.warning("The card's pictures could not be drawn: %s: %s", type(error).__name__, error)
+        return {}
+
+
+def card_files(
+    told: Told,
+    target: Target,
+    template: str,
+    *,
+    pictures: Mapping[str, bytes],
+    standing: frozenset[str] = frozenset(),
+) -> dict[str, bytes]:
+    """README.md and the pictures beside it, with the sections that a person wrote into the old one.
+
+    Args:
+        told: What it tells.
+        target: Where it goes.
+        template: Path of a card template in place of hubconv's own; empty for that.
+        pictures: Path to content of the pictures that come with it.
+        standing: Pictures of the same publish that stand there already.
+    """
     old = _text(target.view(), CARD) if CARD in target.files() else ""
-    template = Path(telling.template).read_text() if telling.template else None
-    return card_of(
-        report, target.ref, source_card(source), kept=kept_sections(old), template=template
+    facts = CardFacts(
+        target.ref,
+        told.report,
+        told.card,
+        tuple(kept_sections(old)),
+        frozenset(pictures) | standing,
     )
+    text = _template_text(template) if template else None
+    return {CARD: render_card(facts, text).encode(), **pictures}
+
+
+def _template_text(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The card template {path} cannot be read: {error}.") from error
 
 
 def source_card(source: Source) -> SourceCard:

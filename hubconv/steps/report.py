@@ -12,41 +12,38 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Final
 
-from hubconv.card import CardFacts, SourceCard, render_card, render_template
+from hubconv.card import render_template
 from hubconv.formats.checkpoint import StoredTensor
-from hubconv.formats.nvfp4 import BLOCK, Quality
+from hubconv.formats.nvfp4 import Quality
 from hubconv.formats.stored import StoredWeight
 from hubconv.records import TensorQuality, UnitRecord
-from hubconv.steps.decide import RECIPE_VERSION, Job
+from hubconv.steps.decide import Job
 from hubconv.steps.facts import (
     CopiedFile,
+    LayerRole,
     Named,
-    ParallelLimit,
     QualityRow,
     Report,
     RoleRow,
     Run,
+    tensor_parallel_limits,
 )
 from hubconv.steps.plan import Plan
 
 __all__ = [
     "Report",
     "Run",
-    "card_of",
     "job_summary",
     "make_report",
-    "manifest",
     "tensor_details",
 ]
 
 TENSOR_DETAILS: Final = "hubconv-tensors.jsonl.gz"
-SCHEMA: Final = 1
-WORST_TENSORS: Final = 10
+"""Beside the manifest, which stays small."""
 
-ROW_PARALLEL: Final = frozenset({"down_proj", "w2", "o_proj", "wo", "out_proj"})
-"""Modules whose columns engines divide between the GPUs of a tensor-parallel group."""
+WORST_TENSORS: Final = 10
 
 _LAYER: Final = re.compile(r"(?:^|\.)(?:layers|blocks|h)\.(\d+)\.")
 _MTP: Final = re.compile(r"^mtp\.(\d+)\.")
@@ -91,10 +88,11 @@ def make_report(plan: Plan, records: Sequence[UnitRecord], run: Run | None = Non
         quality=_total("all", tensors),
         by_role=_grouped((tensor.role, tensor) for tensor in tensors),
         by_layer=_grouped((_layer_of(tensor.module), tensor) for tensor in tensors),
+        by_layer_and_role=_by_layer_and_role(tensors),
         worst=_worst(tensors),
         drops=_named(job.reason for job in plan.jobs if job.action == "drop"),
         recodes=_named(_recode_of(job) for job in written),
-        parallel=_parallel_limits(converted),
+        parallel=tensor_parallel_limits(converted),
         copies=_copies(plan, run.files),
         warnings=plan.warnings,
         findings=tuple(f"{f.where}: {f.what}" for f in checked.findings) if checked else (),
@@ -180,9 +178,21 @@ def _grouped(named: Iterable[tuple[str, TensorQuality]]) -> tuple[QualityRow, ..
     groups: dict[str, list[TensorQuality]] = {}
     for name, tensor in named:
         groups.setdefault(name, []).append(tensor)
-    # Layers in the order of their numbers, whatever the order of the shards.
-    order = sorted(groups, key=lambda name: (not name.isdigit(), name.zfill(6)))
-    return tuple(_total(name, groups[name]) for name in order)
+    return tuple(_total(name, groups[name]) for name in sorted(groups, key=_in_order))
+
+
+def _by_layer_and_role(tensors: Iterable[TensorQuality]) -> tuple[LayerRole, ...]:
+    groups: dict[tuple[str, str], list[TensorQuality]] = {}
+    for tensor in tensors:
+        groups.setdefault((_layer_of(tensor.module), tensor.role), []).append(tensor)
+    order = sorted(groups, key=lambda key: (_in_order(key[0]), key[1]))
+    totals = {key: _total("", groups[key]) for key in order}
+    return tuple(LayerRole(*key, row.count, row.quality) for key, row in totals.items())
+
+
+def _in_order(name: str) -> tuple[bool, str]:
+    """Layers in the order of their numbers, whatever the order of the shards."""
+    return not name.isdigit(), name.zfill(6)
 
 
 def _layer_of(module: str) -> str:
@@ -198,70 +208,11 @@ def _worst(tensors: Iterable[TensorQuality]) -> tuple[QualityRow, ...]:
     return tuple(QualityRow(t.module, 1, t.quality) for t in ranked[:WORST_TENSORS])
 
 
-def _parallel_limits(converted: Iterable[Job]) -> tuple[ParallelLimit, ...]:
-    seen = {
-        (job.module.rpartition(".")[2], job.weight.cols)
-        for job in converted
-        if job.weight is not None
-    }
-    limits = []
-    for name, columns in sorted(seen):
-        blocks = columns // BLOCK
-        if name in ROW_PARALLEL:
-            limits.append(ParallelLimit(name, columns, blocks & -blocks))
-    return tuple(limits)
-
-
 def _copies(plan: Plan, files: Mapping[str, tuple[int, str]]) -> tuple[CopiedFile, ...]:
     return tuple(
         CopiedFile(entry.path, *files.get(entry.path, (entry.size, entry.sha256)))
         for entry in sorted(plan.copies, key=lambda entry: entry.path)
     )
-
-
-def manifest(plan: Plan, report: Report, files: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
-    """The content of hubconv.json.
-
-    Args:
-        plan: What was done.
-        report: What came out.
-        files: Path to (size, sha256) of every published file but hubconv.json and README.md.
-    """
-    table = report.to_json()
-    return {
-        "hubconv": report.run.versions.get("hubconv", plan.facts.version),
-        "schema": SCHEMA,
-        "plan_id": plan.plan_id,
-        "source": {
-            "repo": report.source,
-            "commit": report.commit,
-            "created_at": report.run.source_born,
-        },
-        "layout": plan.layout,
-        "policy": plan.policy,
-        "activations": plan.activations,
-        "recipe": {
-            "version": RECIPE_VERSION,
-            **asdict(plan.recipe),
-            "input_scales_from": report.input_scales_from,
-        },
-        "bytes": {"before": plan.source_bytes, "after": plan.target_bytes},
-        "parameters": report.parameters,
-        "files": {
-            path: {"size": size, "sha256": sha256} for path, (size, sha256) in sorted(files.items())
-        },
-        "quality": {
-            "all": table["quality"],
-            "by_role": table["by_role"],
-            "by_layer": table["by_layer"],
-            "worst": table["worst"],
-        },
-        "verified": table["verified"],
-        "warnings": table["warnings"] + table["findings"],
-        "devices": table["devices"],
-        "versions": table["versions"],
-        "command": report.run.command,
-    }
 
 
 def tensor_details(records: Iterable[UnitRecord]) -> bytes:
@@ -284,26 +235,6 @@ def tensor_details(records: Iterable[UnitRecord]) -> bytes:
         for tensor in tensors
     ]
     return gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0)
-
-
-def card_of(
-    report: Report,
-    target: str,
-    source_card: SourceCard,
-    *,
-    kept: Sequence[str] = (),
-    template: str | None = None,
-) -> str:
-    """The model card.
-
-    Args:
-        report: What came out, or before the work what will.
-        target: `org/name`, or a folder, of which only the last name shows.
-        source_card: From `read_front_matter` of the source's README.md.
-        kept: From `kept_sections` of the README.md that the target has now.
-        template: Text of a template in place of hubconv's own.
-    """
-    return render_card(CardFacts(target, report.to_json(), source_card, tuple(kept)), template)
 
 
 def job_summary(report: Report) -> str:

@@ -141,6 +141,11 @@ def _notes(report: Report) -> list[str]:
         f"Left out: {row.count} tensors ({row.name or 'no reason given'})" for row in report.drops
     ]
     lines += [f"Re-spelled exactly: {row.count} tensors ({row.name})" for row in report.recodes]
+    lines += [
+        f"{row.role} stays ({row.count}): {'; '.join(row.reasons)}"
+        for row in report.roles
+        if row.reasons and row.action not in {"nvfp4", "drop"}
+    ]
     if report.parallel:
         tightest = min(report.parallel, key=lambda row: row.limit)
         lines.append(

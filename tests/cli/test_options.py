@@ -5,7 +5,8 @@ import pytest
 from click.testing import CliRunner
 
 from hubconv.cli.hub import hub
-from hubconv.cli.options import Latency, Part, Rate, recipe_from, recipe_options, recipe_words
+from hubconv.cli.options import recipe_from, recipe_options, recipe_words
+from hubconv.cli.types import Latency, Part, Rate
 from hubconv.pipeline import Slice
 from hubconv.steps.decide import Recipe
 

@@ -11,10 +11,13 @@ from hub.issuer import CLAIMS, Issuer
 from huggingface_hub.errors import HfHubHTTPError, OIDCError
 
 from hubconv.embedded.publishers import Publisher
+from hubconv.ends import FileEntry
 from hubconv.errors import BrokenLineError, NotAllowedError
 from hubconv.hub import compat, desk
 from hubconv.hub.client import HubClient
 from hubconv.hub.credentials import IdentifiedApi, Identity
+from hubconv.hub.fetching.line import Line
+from hubconv.hub.fetching.supply import HTTP, Supply
 from hubconv.hub.waiting import never
 
 TARGET = "demo/nightly"
@@ -132,6 +135,21 @@ def test_the_client_asks_for_the_token_at_every_request():
     for now, token in ((0, "token-1"), (3400, "token-2")):
         trade.now = now
         assert compat.headers_of(api)["authorization"] == f"Bearer {token}"
+
+
+def test_a_transfer_whose_token_has_ended_is_replaced_by_another(xet_studio, tmp_path):
+    """A child that goes to the Hub by HTTP has the token of its order to its end."""
+    identity = Trade().identity()
+    for client, passes in (
+        (HubClient(IdentifiedApi(identity), identity=identity), True),
+        (xet_studio.client(), False),
+    ):
+        line = object.__new__(Line)
+        line._supply = Supply(client, None, FileEntry("model.bin", 1), tmp_path)
+        with nullcontext() if passes else pytest.raises(NotAllowedError):
+            line._judge(answer(401), HTTP, 1)
+        with pytest.raises(NotAllowedError):
+            line._judge(answer(403), HTTP, 1)
 
 
 # ── xet tokens for child processes ───────────────────────────────────────────────────────────

@@ -6,6 +6,7 @@ from profiles.walks import plan_of, planned, result, source_folder
 from hubconv.errors import SourceError, UsageError
 from hubconv.profiles import load_profiles
 from hubconv.profiles.roles import WHY_NEVER
+from hubconv.steps.tables import plan_table
 
 
 def fates(name, **recipe):
@@ -53,6 +54,7 @@ def test_nothing_that_no_engine_loads_is_quantized():
         action, reason = found[f"model.layers.0.self_attn.{leaf}"]
         assert action in {"keep", "rename"}
         assert rule in reason
+        assert reason in plan_table(plan_of("deepseek_v32", quantize=(r"self_attn\.",)), 400)
     assert found["model.layers.2.self_attn.o_proj"][1] == "--mtp decides of MTP layers"
 
 

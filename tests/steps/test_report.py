@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hubconv.card import SourceCard, read_front_matter
+from hubconv.card import CardFacts, SourceCard, read_front_matter, render_card
 from hubconv.demo import deepseek_v4
 from hubconv.ends import Published
 from hubconv.folder import FolderSource
@@ -14,8 +14,9 @@ from hubconv.formats.nvfp4 import Quality
 from hubconv.records import TensorQuality, UnitRecord
 from hubconv.steps.decide import Recipe
 from hubconv.steps.facts import Run
+from hubconv.steps.manifest import manifest, read_told
 from hubconv.steps.plan import make_plan
-from hubconv.steps.report import card_of, job_summary, make_report, manifest, tensor_details
+from hubconv.steps.report import job_summary, make_report, tensor_details
 from hubconv.steps.tables import plan_json, plan_table, render_terminal
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -64,6 +65,10 @@ def records_of(plan):
             )
         )
     return records
+
+
+def card_of(report, target, said):
+    return render_card(CardFacts(target, report.to_json(), said))
 
 
 def full_report(plan):
@@ -169,10 +174,10 @@ def test_exact_weights_have_no_decibels_in_json(official):
 def test_the_manifest_names_source_recipe_and_files(repack):
     report = full_report(repack)
     files = {"b.safetensors": (2, "bb"), "a.json": (1, "aa")}
-    table = manifest(repack, report, files)
+    table = manifest(repack, report, files, SourceCard())
     assert json.loads(json.dumps(table, allow_nan=False)) is not None
     assert table["schema"] == 1
-    source = {"repo": "maker/DeepSeek-V4-FP8", "commit": COMMIT, "created_at": ""}
+    source = {"repo": "maker/DeepSeek-V4-FP8", "commit": COMMIT, "created_at": "", "card": {}}
     assert table["source"] == source
     assert table["plan_id"] == repack.plan_id
     assert table["files"] == {
@@ -180,7 +185,46 @@ def test_the_manifest_names_source_recipe_and_files(repack):
         "b.safetensors": {"size": 2, "sha256": "bb"},
     }
     assert table["recipe"]["scales"] == "search"
-    assert set(table["quality"]) == {"all", "by_role", "by_layer", "worst"}
+    assert set(table["quality"]) == {"all", "by_role", "by_layer", "by_layer_and_role", "worst"}
+
+
+SAID = SourceCard(
+    license="other",
+    license_name="great-license",
+    license_link="LICENSE",
+    pipeline_tag="text-generation",
+    base_model_relation="quantized",
+    language=("en", "zh"),
+    base_model=("maker/DeepSeek-V4",),
+    tags=("chat",),
+    notes=("something was dropped",),
+)
+
+
+@pytest.mark.parametrize("spelling", ["repack", "official"])
+def test_a_manifest_tells_all_that_the_report_knew(spelling, request):
+    plan = request.getfixturevalue(spelling)
+    report = full_report(plan)
+    files = {"LICENSE": (190, "ab" * 32)} | {
+        row.path: (row.size, row.sha256) for row in report.copies
+    }
+    written = json.dumps(manifest(plan, report, files, SAID))
+    told = read_told(json.loads(written), "me/out")
+    assert told.report == json.loads(json.dumps(report.to_json())) | {"published": None}
+    assert told.card == replace(SAID, notes=())
+    card = CardFacts("me/out", report.to_json(), SAID)
+    assert render_card(CardFacts("me/out", told.report, told.card)) == render_card(card)
+
+
+def test_layers_and_roles_have_their_errors_for_a_picture(repack):
+    report = full_report(repack)
+    tensors = [tensor for record in records_of(repack) for tensor in record.tensors]
+    assert [(row.layer, row.role) for row in report.by_layer_and_role] == [
+        (layer, "routed_expert") for layer in "0123"
+    ]
+    assert sum(row.count for row in report.by_layer_and_role) == len(tensors)
+    for one, other in zip(report.by_layer_and_role, report.by_layer, strict=True):
+        assert one.quality == other.quality
 
 
 def test_the_manifest_of_the_largest_model_stays_small(repack):
@@ -188,16 +232,17 @@ def test_the_manifest_of_the_largest_model_stays_small(repack):
     files = {
         f"model-{number:05d}-of-00064.safetensors": (15 * 10**9, "ab" * 32) for number in range(500)
     }
+    roles = [f"a_role_of_a_long_name_{n}" for n in range(8)]
     rows = [
-        TensorQuality(
-            f"layers.{layer}.ffn.experts.{e}.w1", "routed_expert", (1, 16), 0.1, Quality()
-        )
-        for layer in range(61)
-        for e in range(384)
-    ]
+        TensorQuality(f"model.layers.{layer}.x{e}.w1", role, (1, 16), 0.1, Quality(16, 1, 0, 0, 0,
+                      float(e + 1), 1e3 + layer, 0.1))
+        for layer in range(128)
+        for e, role in enumerate(roles)
+    ]  # fmt: skip
     record = UnitRecord(repack.plan_id, "x", 1, "", tuple(rows), "cpu", "0", 1.0)
     report = make_report(repack, [record])
-    assert len(json.dumps(manifest(repack, report, files))) < 1_000_000
+    assert len(report.by_layer_and_role) == 128 * 8
+    assert len(json.dumps(manifest(repack, report, files, SAID), indent=1)) < 1_000_000
 
 
 def test_details_are_the_same_bytes_in_whatever_order(repack):
@@ -214,7 +259,7 @@ def test_a_folder_says_nothing_of_where_it_lies(tmp_path):
     plan = make_plan(FolderSource(tmp_path / "model"), Recipe(), "0.1.0")
     report = make_report(plan, [])
     assert report.source == "model"
-    assert str(tmp_path) not in json.dumps(manifest(plan, report, {}))
+    assert str(tmp_path) not in json.dumps(manifest(plan, report, {}, SourceCard()))
     assert str(tmp_path) not in card_of(report, str(tmp_path / "out"), SourceCard())
 
 
