@@ -86,9 +86,9 @@ class Worker:
 class Hub:
     """What the Hub lets through, and the one who commits."""
 
-    commits: Quota = field(default_factory=lambda: Quota(formula.COMMITS_AN_HOUR, 3600))
-    api: Quota = field(default_factory=lambda: Quota(formula.API_A_WINDOW, formula.WINDOW_S))
-    files: Quota = field(default_factory=lambda: Quota(formula.FILES_A_WINDOW, formula.WINDOW_S))
+    commits: Quota = field(default_factory=lambda: Quota(formula.COMMIT_LIMIT, 3600))
+    api: Quota = field(default_factory=lambda: Quota(formula.API_LIMIT, formula.WINDOW_S))
+    files: Quota = field(default_factory=lambda: Quota(formula.RESOLVER_LIMIT, formula.WINDOW_S))
     made: int = 0
     asked: int = 0
     pending: int = 0

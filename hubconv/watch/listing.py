@@ -194,7 +194,7 @@ def _wish(file: Path, number: int, entry: _Entry, defaults: _Table) -> Wish:
             mtp=said("mtp", "keep"),
             keep=said("keep", ()),
             quantize=said("quantize", ()),
-            input_scales_from=said("input_scales_from", ""),
+            input_scales_from=_on_the_hub(said("input_scales_from", "")),
             code=said("code", "copy"),
             max_shard_bytes=parse_size(said("max_shard_size", "0")) or 0,
         ),
@@ -221,10 +221,19 @@ def _check(file: Path, where: str, table: _Table) -> None:
             )
     if table.time_limit is not UNSET and not parse_time(table.time_limit):
         raise _fault(file, f"{where}.time-limit", f"{table.time_limit!r} is no time; write 5h30m")
+    lender = table.input_scales_from
+    if lender is not UNSET:
+        place = f"{where}.input-scales-from"
+        _check_repo(file, place, lender.removeprefix("hf://").partition("@")[0], "org/name")
     _check_patterns(file, f"{where}.keep", table.keep)
     _check_patterns(file, f"{where}.quantize", table.quantize)
     if table.runner is not UNSET and not (table.runner and all(table.runner)):
         raise _fault(file, f"{where}.runner", "is empty")
+
+
+def _on_the_hub(word: str) -> str:
+    """A repository's name that is never taken for a folder of this machine."""
+    return f"hf://{word.removeprefix('hf://')}" if word else ""
 
 
 def _check_patterns(file: Path, place: str, patterns: tuple[str, ...] | UnsetType) -> None:
@@ -292,19 +301,14 @@ def recipe_asked(manifest: Mapping[str, Any], recipe: Recipe) -> str:
     for name, told in (("layout", manifest.get("layout")), ("policy", manifest.get("policy"))):
         if getattr(recipe, name) and getattr(recipe, name) != told:
             return name
-    for name in (
-        "activations",
-        "scales",
-        "mtp",
-        "keep",
-        "quantize",
-        "input_scales_from",
-        "max_shard_bytes",
-    ):
+    for name in ("activations", "scales", "mtp", "keep", "quantize", "max_shard_bytes"):
         wanted = getattr(recipe, name)
         if wanted != getattr(usual, name) and _plain(made.get(name)) != _plain(wanted):
             return name.replace("_bytes", "_size").replace("_", "-")
-    return ""
+    # By its name: which commit of it was read is no matter of what is asked for.
+    lender = recipe.input_scales_from.removeprefix("hf://").partition("@")[0]
+    told = str(made.get("input_scales_from") or "").partition("@")[0]
+    return "input-scales-from" if lender and lender.casefold() != told.casefold() else ""
 
 
 def _plain(value: object) -> object:

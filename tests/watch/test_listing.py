@@ -6,6 +6,7 @@ from hubconv.cli.matrix import MOST_JOBS, key_of, matrix
 from hubconv.errors import UsageError
 from hubconv.steps.decide import Recipe
 from hubconv.watch import Look, read_list
+from hubconv.watch.listing import recipe_asked
 
 WHOLE = """
 [defaults]
@@ -34,6 +35,8 @@ scales = "amax"
 mtp = "drop"
 code = "skip"
 keep = ['lm_head$', 'a b']
+quantize = ['shared']
+input-scales-from = "nvidia/Qwen3-NVFP4"
 max-shard-size = "5GB"
 """
 
@@ -58,7 +61,8 @@ def test_an_entry_says_what_defaults_do_not(tmp_path):
     assert (many.private, many.runner, many.revision) == (True, ("self-hosted", "gpu"), "stable")
     assert many.recipe == Recipe(
         layout="modelopt", policy="mlp", activations="w4a4", scales="amax", mtp="drop",
-        code="skip", keep=("lm_head$", "a b"), max_shard_bytes=5 * 10**9,
+        code="skip", keep=("lm_head$", "a b"), quantize=("shared",),
+        input_scales_from="hf://nvidia/Qwen3-NVFP4", max_shard_bytes=5 * 10**9,
     )  # fmt: skip
     assert many.time_limit_s == 5.5 * 3600
 
@@ -83,6 +87,8 @@ ENTRY = '[[entry]]\nsource = "a/b"\ntarget = "c/d"\n'
         (ENTRY + 'visibility = "hidden"', "entry[0].visibility", "invalid enum value 'hidden'"),
         (ENTRY + 'keep = ["ok", "("]', "entry[0].keep[1]", "is no regular expression"),
         (ENTRY + 'keep = ["ok", 3]', "entry[0].keep[1]", "expected `str`, got `int`"),
+        (ENTRY + 'quantize = ["["]', "entry[0].quantize[0]", "is no regular expression"),
+        (ENTRY + 'input-scales-from = "x"', "entry[0].input-scales-from", "is no repository"),
         (ENTRY + 'max-disk = "lots"', "entry[0].max-disk", "'lots' is no size"),
         (ENTRY + 'max-shard-size = "5 apples"', "entry[0].max-shard-size", "is no size"),
         (ENTRY + 'time-limit = "soon"', "entry[0].time-limit", "'soon' is no time"),
@@ -135,9 +141,9 @@ def test_a_job_of_the_matrix_says_everything_and_splits_no_word(tmp_path):
         "source": source,
         "revision": "stable",
         "target": "my-org/Qwen-Qwen3-1B-NVFP4",
-        "options": "--layout\nmodelopt\n--policy\nmlp\n--activations\nw4a4\n--scales\namax\n--mtp\n"
-        "drop\n--max-shard-size\n5000000000\n--code\nskip\n--keep\nlm_head$\n--keep\na b\n"
-        "--private",
+        "options": "--layout\nmodelopt\n--policy\nmlp\n--activations\nw4a4\n--input-scales-from\n"
+        "hf://nvidia/Qwen3-NVFP4\n--scales\namax\n--mtp\ndrop\n--max-shard-size\n5000000000\n"
+        "--code\nskip\n--keep\nlm_head$\n--keep\na b\n--quantize\nshared\n--private",
         "runner": ["self-hosted", "gpu"],
         "time-limit": "19800s",
         "timeout-minutes": 350,
@@ -156,3 +162,11 @@ def test_a_matrix_holds_what_github_takes_and_keys_are_apart(tmp_path):
     assert matrix([]) == {"include": []}
     assert key_of("A/b") == key_of("a/B")
     assert len({key_of("a-/b"), key_of("a/b"), key_of("a/b-")}) == 3
+
+
+def test_a_lender_is_compared_by_its_name():
+    recipe = Recipe(input_scales_from="hf://nvidia/X@main")
+    made = {"recipe": {"input_scales_from": "nvidia/X@0123456"}}
+    assert recipe_asked(made, recipe) == ""
+    assert recipe_asked({"recipe": {"input_scales_from": ""}}, recipe) == "input-scales-from"
+    assert recipe_asked({}, Recipe()) == recipe_asked({"recipe": 3}, Recipe()) == ""

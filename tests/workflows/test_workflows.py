@@ -65,6 +65,7 @@ def test_a_workflow_grants_nothing_that_a_job_does_not_name(path):
     for name, job in told["jobs"].items():
         rights = {key: value for key, value in job["permissions"].items() if value == "write"}
         wanted = {
+            ("convert.yml", "watch"): {"id-token"},
             ("convert.yml", "convert"): {"id-token"},
             ("release.yml", "attest"): {"id-token", "attestations"},
             ("release.yml", "publish"): {"id-token"},
@@ -271,11 +272,14 @@ def test_without_a_token_the_identity_of_the_job_is_asked_for(machine):
         for each in load(GITHUB / "actions/convert/action.yml")["runs"]["steps"]
         if each.get("id") == "convert"
     )
-    told = {**step, "run": 'echo "${HF_OIDC_RESOURCE-unset} ${HF_TOKEN-unset}"'}
-    inputs = {"target": "demo/t", "hf-token": ""}
-    assert worker.step(told, {"inputs": inputs}).stdout.split() == ["demo/t"]
-    inputs["hf-token"] = "hf_x"
-    assert worker.step(told, {"inputs": inputs}).stdout.split() == ["hf_x"]
+    # The block's own first lines, and what they leave to hubconv.
+    head = step["run"].partition("mapfile")[0]
+    shown = 'echo "${HF_OIDC_RESOURCE-none} ${HF_TOKEN-none} ${HUBCONV_SOURCE_OIDC-none}"'
+    told = {**step, "run": head + shown}
+    inputs = {"target": "demo/t", "hf-token": "", "source-identity": "me"}
+    assert worker.step(told, {"inputs": inputs}).stdout.split() == ["demo/t", "none", "me"]
+    inputs |= {"hf-token": "hf_x", "source-identity": ""}
+    assert worker.step(told, {"inputs": inputs}).stdout.split() == ["none", "hf_x", "none"]
 
 
 # ── limits ───────────────────────────────────────────────────────────────────────────────────
