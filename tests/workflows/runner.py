@@ -41,7 +41,9 @@ if words[:2] == ["tool", "install"]:
     assert backend in {{None, "auto", "cpu"}}, backend
     assert excludes is None or Path(excludes).read_text().split() == ["numba", "torch"]
     (place,) = words
-    project = (Path(place) / "pyproject.toml").read_text()
+    # What converts draws pictures, what only looks does not.
+    assert place.endswith("[plots]") == (excludes is None), place
+    project = (Path(place.removesuffix("[plots]")) / "pyproject.toml").read_text()
     assert 'name = "hubconv"' in project, place
     hubconv = here / "hubconv"
     hubconv.write_text(f"#!/bin/sh\\nPYTHONPATH={root} exec {python} -m hubconv \\"$@\\"\\n")
