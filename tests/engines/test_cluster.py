@@ -147,6 +147,8 @@ def test_a_local_cluster_comes_and_goes_with_the_run(tmp_path, expected):
     home.mkdir()
     before = {path for path in Path("/tmp").iterdir() if path.name.startswith(("ray", "hubconv-r"))}
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    # Compiled kernels stay where they are.
+    env |= {"XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")}
     done = subprocess.run(
         command(target, work, "--json", "-v"), env=env | {"HOME": str(home)}, text=True,
         capture_output=True, check=False, timeout=200,

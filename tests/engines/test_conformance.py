@@ -174,7 +174,8 @@ def test_a_machine_that_is_lost(executor, easy, tmp_path, cluster):
     done = executor.end(processes, tmp_path)
     cluster.order("add", 1)  # for the tests after this one
     assert done.code == 0, done.said
-    assert len(faults.seen) == len(SHARDS) + 1  # one unit was begun twice
+    # What the lost machine was at was begun once more; it may just have begun another unit too.
+    assert len(SHARDS) < len(faults.seen) <= len(SHARDS) + 2
     is_whole(studio, target, easy)
 
 
