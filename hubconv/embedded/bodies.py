@@ -75,7 +75,13 @@ def body_answer(
 
 
 class BlockSource:
-    """Where blocks come from; a subclass opens them."""
+    """Where blocks come from; a subclass opens them.
+
+    Attributes:
+        is_unpacked: Its blocks come from the Hub's own CDN origin.
+    """
+
+    is_unpacked = False
 
     def open(self, first: int, end: int) -> Generator[bytes]:
         """The bytes `first` to `end` (exclusive), in blocks."""
@@ -116,11 +122,12 @@ async def _on_threads(
 ) -> AsyncGenerator[bytes]:
     """Read on other threads, one block at a time, only as fast as the client takes them."""
     blocks = source.open(first, end)
+    pool = call.state.unpackers if source.is_unpacked else call.state.readers
     reading: Future[bytes | None] = Future()
     reading.cancel()  # as good as done: nothing is read as yet
     try:
         while True:
-            reading = call.state.unpackers.submit(next, blocks, None)
+            reading = pool.submit(next, blocks, None)
             block = await asyncio.wrap_future(reading)
             if block is None:
                 return

@@ -170,6 +170,7 @@ class EmbeddedHub:
         """Listen on both origins and serve from two threads."""
         self._state.is_stopping = False
         self._state.unpackers = ThreadPoolExecutor(16, "embedded-hub-unpack")
+        self._state.readers = ThreadPoolExecutor(16, "embedded-hub-read")
         routes = [*_ROUTES, *self._fault_routes(), *self._line_routes()]
         port = self._port if self._rate is None else 0
         for name, table, wanted in (("hub", routes, port), ("cdn", _CDN_ROUTES, 0)):
@@ -208,7 +209,8 @@ class EmbeddedHub:
             origin.ask_to_stop()
         while self._origins:
             self._origins.pop(0).stop()
-        self._state.unpackers.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._state.unpackers, self._state.readers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self.start()

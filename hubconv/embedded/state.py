@@ -75,8 +75,12 @@ class State:
     inner_cdn: str = ""
     is_stopping: bool = False
     # xet files are unpacked here: it waits for the CDN origin, which must not wait for it.
+    # So what the CDN origin sends is read elsewhere.
     unpackers: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(16, "embedded-hub-unpack")
+    )
+    readers: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(16, "embedded-hub-read")
     )
 
     def sign(self, text: str) -> str:

@@ -25,6 +25,8 @@ _SESSIONS: dict[str, Any] = {}
 class XetSource(BlockSource):
     """Blocks of a xet file, unpacked by the xet library through the Hub's own CDN origin."""
 
+    is_unpacked = True
+
     def __init__(self, state: State, file_hash: str, size: int) -> None:
         self._state = state
         self._hash = file_hash

@@ -14,7 +14,10 @@ CI = ("ci", "Install, demonstrate, test, lint")
 """Not executed here: it is the command that runs this test."""
 
 EXECUTED = {
-    ("convert", "Install hubconv as it stands beside this action, with what draws the card's pictures"),
+    (
+        "convert",
+        "Install hubconv as it stands beside this action, with what draws the card's pictures",
+    ),
     ("convert", "Convert"),
     (
         "watch",
