@@ -5,9 +5,11 @@ A first word that names a repository or a folder (it holds a `/`) starts `conver
 
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import click
 
+from hubconv.cli.actions import tell_end
 from hubconv.cli.card import card
 from hubconv.cli.compare import compare
 from hubconv.cli.convert import convert
@@ -68,6 +70,10 @@ for command in (
     group.add_command(command)
 
 
+TELL_THEMSELVES: Final = frozenset({"convert", "work", "publish", "watch"})
+"""Commands that tell a CI job's page how they ended, and what of."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
     words = list(arguments if arguments is not None else sys.argv[1:])
@@ -78,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = group.main(words, prog_name="hubconv", standalone_mode=False)
     except HubconvError as error:
+        if words[0] in group.commands and words[0] not in TELL_THEMSELVES:
+            tell_end(error, words[0])
         sys.exit(report_failure(error, as_json=as_json))
     except click.ClickException as error:
         sys.exit(report_usage(error, as_json=as_json))

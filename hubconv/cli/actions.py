@@ -24,6 +24,7 @@ _SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 
 STOPPED: Final = "job_stopped.md.jinja"
 FAILED: Final = "job_failed.md.jinja"
+ENDED: Final = "job_ended.md.jinja"
 UP_TO_DATE: Final = "job_up_to_date.md.jinja"
 WATCHED: Final = "watch_summary.md.jinja"
 """Templates of summaries; `job_summary` has its own."""
@@ -100,6 +101,18 @@ def tell_failure(error: Exception, source: str, target: str) -> None:
         "shards-total": str(error.of),
     })
     tell_summary(STOPPED, {"stopped": facts | far})
+
+
+def tell_end(error: Exception, command: str) -> None:
+    """How a command that is no conversion failed.
+
+    Args:
+        error: What ended it.
+        command: Its name.
+    """
+    told = error if isinstance(error, HubconvError) else of_this_machine(error) or unforeseen(error)
+    facts = {"what": told.what, "next_step": told.next_step, "exit_code": told.exit_code}
+    tell_summary(ENDED, {"command": command, "ended": facts})
 
 
 def summarize(outcome: "Outcome") -> None:

@@ -127,7 +127,7 @@ def test_a_jobs_page_tells_of_a_failure_and_of_no_secret(studios, tmp_path):
     done = studios("lfs").command(*words, env={"GITHUB_STEP_SUMMARY": str(page)})
     assert done.code == 3
     text = page.read_text()
-    assert text.startswith("## hubconv stopped: exit code 3\n")
+    assert text.startswith("## hubconv card: exit code 3\n")
     assert "does not exist" in text
     assert "hf_abcdefghijkl" not in text.replace("&#95;", "_")
 

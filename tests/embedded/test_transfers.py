@@ -6,11 +6,13 @@ import json
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import hf_xet
+import httpx2 as httpx
 import pytest
 
-from hubconv.embedded import EmbeddedHub
+from hubconv.embedded import DEMO_TOKEN, EmbeddedHub
 
 
 def large_line(path, sha256):
@@ -175,3 +177,20 @@ def test_parts_and_ranges_go_through_hf_transfer(hub, ask, tmp_path):
     link = ask("HEAD", "/demo/m/resolve/main/a.bin").headers["Location"]
     turbo("download", link, str(target), 4, 1000, 3, 5)
     assert target.read_bytes() == content
+
+
+def test_many_may_read_xet_files_by_plain_http_at_once(xet_studio):
+    """More of them than the Hub has threads to unpack with: its own origin must still answer."""
+    name = xet_studio.name()
+    xet_studio.api.create_repo(name)
+    content = bytes(range(256)) * 4 * 4096
+    xet_studio.api.upload_file(path_or_fileobj=content, path_in_repo="x.safetensors", repo_id=name)
+
+    def read(_):
+        url = f"{xet_studio.hub.endpoint}/{name}/resolve/main/x.safetensors"
+        headers = {"authorization": f"Bearer {DEMO_TOKEN}", "range": f"bytes=0-{len(content) - 2}"}
+        answer = httpx.get(url, headers=headers, follow_redirects=True, timeout=60)
+        return answer.status_code, answer.content == content[:-1]
+
+    with ThreadPoolExecutor(40) as pool:
+        assert set(pool.map(read, range(40))) == {(206, True)}

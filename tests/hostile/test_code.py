@@ -200,11 +200,18 @@ def dangers(path):
             yield ast.unparse(node.func)
 
 
+OWN_PIPES = {"engines/process_child.py": ["pickle"], "engines/processes.py": ["pickle"]}
+"""hubconv's own processes speak to each other so, through pipes that nobody else holds; what comes
+from a source are names, numbers and bytes within, never the pickle itself."""
+
+
 def test_no_module_can_run_what_a_source_holds():
     package = Path(hubconv.__file__).parent
-    found = {path.name: list(dangers(path)) for path in package.rglob("*.py")}
+    found = {
+        path.relative_to(package).as_posix(): list(dangers(path)) for path in package.rglob("*.py")
+    }
     assert len(found) > 50
-    assert {name: what for name, what in found.items() if what} == {}
+    assert {name: what for name, what in found.items() if what} == OWN_PIPES
 
 
 def test_a_module_that_could_would_be_seen(tmp_path):

@@ -210,9 +210,9 @@ def test_a_source_that_turns_private_in_mid_run_is_not_published_openly(studio, 
 
     source, target, flush = studio.own_source(BF16), studio.name(), HubStaging.flush
 
-    def watched(self):
+    def watched(self, *ending):
         studio.api.update_repo_settings(source, private=True)
-        flush(self)
+        flush(self, *ending)
 
     with monkeypatch.context() as patch:
         patch.setattr(HubStaging, "flush", watched)

@@ -6,8 +6,8 @@ import pytest
 from checkpoints.broken import read_folder
 from profiles.walks import planned, result, source_folder, weights_of
 
-from hubconv.card import SourceCard
-from hubconv.steps.report import Run, card_of, make_report
+from hubconv.card import CardFacts, SourceCard, render_card
+from hubconv.steps.report import Run, make_report
 from hubconv.steps.tables import render_terminal
 
 
@@ -56,7 +56,7 @@ def test_plan_report_and_card_say_how_many_blocks_are_exact(base):
     told = f"{quality.exact_blocks} of {quality.blocks} blocks exact"
 
     assert told in render_terminal(report, 200)
-    assert "FP8 by birth" in card_of(report, "org/x", SourceCard({}, "", ()))
+    assert "FP8 by birth" in render_card(CardFacts("org/x", report.to_json(), SourceCard()))
 
 
 def test_all_else_stays_as_the_source_has_it(base):

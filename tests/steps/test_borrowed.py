@@ -11,12 +11,14 @@ from profiles.walks import Walk, convert, publish, source_folder
 
 from hubconv.errors import SourceError, UsageError
 from hubconv.folder import FolderSource, FolderTarget
+from hubconv.formats.front_matter import SourceCard
 from hubconv.kernels import choose
 from hubconv.pipeline import Recipe
 from hubconv.steps import borrowed
 from hubconv.steps.facts import Run
+from hubconv.steps.manifest import manifest
 from hubconv.steps.plan import make_plan
-from hubconv.steps.report import make_report, manifest
+from hubconv.steps.report import make_report
 from hubconv.work import Bench, work
 
 NAME = "qwen3_moe_bf16"
@@ -114,7 +116,7 @@ def test_the_plan_depends_on_the_numbers_and_not_on_where_they_lie(tmp_path, len
 def test_report_and_manifest_name_where_they_come_from_and_no_path(lender):
     plan = planned(lender)
     report = make_report(plan, (), Run())
-    table = manifest(plan, report, {})
+    table = manifest(plan, report, {}, SourceCard())
 
     assert report.input_scales_from == lender.name
     assert table["recipe"]["input_scales_from"] == lender.name

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from hubconv.errors import UsageError
-from hubconv.formats.contract.names import container_of
+from hubconv.formats.contract.names import container_of, moved
 from hubconv.formats.layouts.base import (
     Activations,
     Content,
@@ -122,9 +122,12 @@ def group(algo: str, targets: list[str]) -> dict[str, Any]:
 
 
 def containers(linears: Iterable[Linear]) -> list[str]:
-    """Modules by which an engine finds an algorithm: `mlp.experts` stands for all its experts."""
+    """Modules by which an engine finds an algorithm: `mlp.experts` stands for all its experts.
+
+    Where an engine moves a module, its name there too: a table is not renamed with it.
+    """
     names = (container_of(linear.module) or linear.module for linear in linears)
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(place for name in names for place in (name, *moved(name))))
 
 
 def ignored(facts: ModelFacts) -> list[str]:
