@@ -76,7 +76,9 @@ class Client:
 def test_blocks_end_with_the_answer_wherever_the_client_hangs_up(seconds, takes):
     blocks = Blocks(seconds)
     with ThreadPoolExecutor(2) as pool:
-        call = SimpleNamespace(headers={}, method="GET", state=SimpleNamespace(unpackers=pool))
+        call = SimpleNamespace(
+            headers={}, method="GET", state=SimpleNamespace(unpackers=pool, readers=pool)
+        )
 
         async def serve():
             client = Client(blocks, takes)

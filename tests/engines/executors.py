@@ -99,7 +99,10 @@ EXECUTORS = {
     "slices": (Slices, ("--workers", "1")),
     "ray": (Executor, ("--engine", "ray")),
 }
-NAMES = [pytest.param(name, marks=NEEDS_RAY if name == "ray" else ()) for name in EXECUTORS]
+_MARKS = {"ray": NEEDS_RAY, "threads": pytest.mark.thorough, "slices": pytest.mark.thorough}
+"""What kills do to threads and slices is tested elsewhere too, and these take minutes."""
+
+NAMES = [pytest.param(name, marks=_MARKS.get(name, ())) for name in EXECUTORS]
 
 
 class Nodes:
