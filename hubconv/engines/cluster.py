@@ -25,11 +25,11 @@ from hubconv.ends import Staging
 from hubconv.engines import forward
 from hubconv.engines.cluster_shift import Shift, alive, answering, brief
 from hubconv.engines.cluster_task import Place
-from hubconv.engines.ending import counted, saving
+from hubconv.engines.ending import ended_well, saving
 from hubconv.engines.post import Post
 from hubconv.engines.stop import Stop
 from hubconv.errors import ResourceError, UsageError
-from hubconv.journal import Ending, ending_of
+from hubconv.journal import Ending
 from hubconv.opening import is_alive
 from hubconv.progress import Progress
 from hubconv.records import UnitRecord
@@ -139,11 +139,9 @@ class Cluster:
             except BaseException:
                 shift.dismiss()
                 raise
-        reason = None if shift.ledger.is_done else stop.reason()
-        staging.flush(ending if reason is None else ending_of(reason))
-        if reason is not None:
-            raise counted(reason, shift.ledger.records())
-        return shift.ledger.records()
+        made = shift.ledger.records()
+        ended_well(staging, stop, ending, made, is_done=shift.ledger.is_done)
+        return made
 
     # ── Ray itself ───────────────────────────────────────────────────────────────────────────
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 
 from hubconv.ends import Staging
+from hubconv.engines.stop import Stop
 from hubconv.errors import HubconvError, StoppedError
-from hubconv.journal import ending_of
+from hubconv.journal import Ending, ending_of
 from hubconv.progress import Progress
 
 
@@ -27,6 +28,27 @@ def saving(staging: Staging, progress: Progress, finished: Callable[[], Sized]) 
             progress.warn(f"Finished shards could not be noted: {error}")
         counted(ended, finished())
         raise
+
+
+def ended_well(
+    staging: Staging, stop: Stop, ending: Ending | None, finished: Sized, *, is_done: bool
+) -> None:
+    """Note the end of a run that nothing broke off.
+
+    Args:
+        staging: The journal.
+        stop: Knows whether it was stopped.
+        ending: How the run ends, where it does with these units.
+        finished: The units that this run has finished.
+        is_done: Whether those are all; a wish to stop that came after the last one is none.
+
+    Raises:
+        HubconvError: The run was stopped in order.
+    """
+    reason = None if is_done else stop.reason()
+    staging.flush(ending if reason is None else ending_of(reason))
+    if reason is not None:
+        raise counted(reason, finished)
 
 
 def counted(ended: BaseException, finished: Sized) -> BaseException:

@@ -20,11 +20,11 @@ from typing import Any, BinaryIO, Final, Self, cast
 
 from hubconv.ends import Staging
 from hubconv.engines import forward
-from hubconv.engines.ending import counted, saving
+from hubconv.engines.ending import ended_well, saving
 from hubconv.engines.ledger import Ledger
 from hubconv.engines.post import Post, order_of
 from hubconv.engines.stop import Stop
-from hubconv.journal import Ending, ending_of
+from hubconv.journal import Ending
 from hubconv.progress import Progress
 from hubconv.records import UnitRecord
 from hubconv.steps.plan import Plan
@@ -170,11 +170,9 @@ class Crew:
                 shift.run()
             finally:
                 self.dismiss()
-        reason = None if shift.ledger.is_done else stop.reason()
-        staging.flush(ending if reason is None else ending_of(reason))
-        if reason is not None:
-            raise counted(reason, shift.ledger.records())
-        return shift.ledger.records()
+        made = shift.ledger.records()
+        ended_well(staging, stop, ending, made, is_done=shift.ledger.is_done)
+        return made
 
     def dismiss(self) -> None:
         """Tell all processes to end, without waiting for that."""

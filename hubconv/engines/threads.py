@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from hubconv.engines.ending import counted, saving
+from hubconv.engines.ending import ended_well, saving
 from hubconv.engines.stop import Stop
-from hubconv.journal import Ending, ending_of
+from hubconv.journal import Ending
 from hubconv.progress import Progress
 from hubconv.records import UnitRecord
 from hubconv.steps.shards import Unit
@@ -50,10 +50,7 @@ def run_units(
 
     with saving(bench.staging, progress, lambda: finished):
         made = [one(unit) for unit in units] if workers == 1 else _pooled(one, units, workers)
-    reason = stop.reason() if None in made else None
-    bench.staging.flush(ending if reason is None else ending_of(reason))
-    if reason is not None:
-        raise counted(reason, finished)
+    ended_well(bench.staging, stop, ending, finished, is_done=None not in made)
     return [record for record in made if record is not None]
 
 
