@@ -9,6 +9,7 @@ from hubconv.audit.likeness import Likeness
 from hubconv.audit.packed import Packed
 from hubconv.audit.sides import Side
 from hubconv.progress import human_bytes, printable
+from hubconv.steps.tables import columns
 
 SHOWN: Final = 3
 LISTED: Final = 20
@@ -96,7 +97,7 @@ def render_comparison(done: Comparison) -> str:
         f"A  {_name(done.a)}",
         f"B  {_name(done.b)}",
         "",
-        *_columns([["", "A", "B"], *_facts(done.a, done.b)], right={1, 2}),
+        *columns([["", "A", "B"], *_facts(done.a, done.b)], right={1, 2}),
         "",
         *_role_lines(done),
         *_recorded_lines(done),
@@ -151,7 +152,7 @@ def _role_lines(done: Comparison) -> list[str]:
     against = f", errors against {done.source}" if done.source else ""
     return [
         f"Decoded ({done.depth.words}){against}:",
-        *_columns(rows, right=set(range(1, len(heads)))),
+        *columns(rows, right=set(range(1, len(heads)))),
         "",
     ]
 
@@ -162,7 +163,7 @@ def _recorded_lines(done: Comparison) -> list[str]:
     rows = [["role", "error of A", "error of B"]]
     rows += [[role, _number(a), _number(b)] for role, (a, b) in done.recorded.items()]
     heading = "Errors against the source, as hubconv recorded them when it converted:"
-    return [heading, *_columns(rows, right={1, 2}), ""]
+    return [heading, *columns(rows, right={1, 2}), ""]
 
 
 def _difference_lines(done: Comparison) -> list[str]:
@@ -218,14 +219,3 @@ def _number(value: float | None) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
-def _columns(rows: Sequence[Sequence[str]], right: set[int]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(size) if number in right else cell.ljust(size)
-            for number, (cell, size) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -171,9 +171,9 @@ def _roles(rows: Sequence[RoleRow], width: int) -> list[str]:
         for row in rows
     ]
     heads = ["role", "what happens", "tensors", "stored as", "before", "after", ""]
-    table = _columns([heads, *cells], right={2, 4, 5})
+    table = columns([heads, *cells], right={2, 4, 5})
     if max(len(line) for line in table) > width:  # the bar is the first to go
-        table = _columns([line[:-1] for line in [heads, *cells]], right={2, 4, 5})
+        table = columns([line[:-1] for line in [heads, *cells]], right={2, 4, 5})
     return table
 
 
@@ -190,10 +190,16 @@ def _qualities(title: str, rows: Sequence[QualityRow]) -> list[str]:
         ]
         for row in rows
     ]
-    return ["", *_columns([[title, "error", "exact", ""], *cells], right={1, 2})]
+    return ["", *columns([[title, "error", "exact", ""], *cells], right={1, 2})]
 
 
-def _columns(rows: Sequence[Sequence[str]], right: set[int]) -> list[str]:
+def columns(rows: Sequence[Sequence[str]], right: set[int]) -> list[str]:
+    """Lines of a table for a terminal.
+
+    Args:
+        rows: Cells, the head among them.
+        right: Columns that are set to the right.
+    """
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
