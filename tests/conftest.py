@@ -3,6 +3,7 @@
 No test reaches a real Hub, a real token or the home folder, whatever the machine is set up for.
 """
 
+import logging
 import os
 import shutil
 import subprocess
@@ -37,6 +38,16 @@ MODES = ("xet", "lfs")
 def pytest_configure(config):
     # The client's own upload of a file object, by the way that its HTTP library calls old.
     config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def loudness():
+    """The command sets the log levels of its process; the next test has its own."""
+    names = ["hubconv", "hubconv.kernels"]
+    before = {name: logging.getLogger(name).level for name in names}
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def pytest_sessionfinish():

@@ -378,9 +378,8 @@ def test_silence_in_a_stream_loses_it(lines, impatient):
 
 def test_an_outage_surfaces_with_its_exit_code(file_line):
     file_line.strike(action="answer", status=503, times=None)
-    file_line.send(shard(PART_BYTES * 2))
     with pytest.raises(TemporaryError, match="failed 6 times") as failed:
-        file_line.staging.flush()
+        file_line.settle(shard(PART_BYTES * 2))
     assert failed.value.exit_code == 5
     assert file_line.left() == []
     file_line.staging.flush()
@@ -430,9 +429,8 @@ def test_a_server_that_speaks_of_another_file_is_not_believed(lines):
     line = lines("lfs")
     other = json.dumps({"objects": [{"oid": "0" * 64, "size": 1}]})
     line.hub.faults.answer("POST", "/objects/batch", 200, body=other)
-    line.send(shard())
     with pytest.raises(IntegrityError, match="speaks of 0000") as wrong:
-        line.staging.flush()
+        line.settle(shard())  # the failure surfaces while the shard is noted, or after
     assert wrong.value.exit_code == 7
     assert line.staging.records() == {}
 
