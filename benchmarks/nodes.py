@@ -4,7 +4,7 @@
 
 The formula divides bytes by lines. The simulation plays the run through, event by event: machines
 with workers that take shards from one queue; lines on which the shards of a machine come and go one
-after the other, at once where they stream; one committer that commits groups; and a Hub that lets
+after the other, at once where they stream; each machine commits its own groups; and a Hub that lets
 so many commits through in an hour and so many requests in five minutes. Neither knows how much the
 Hub can serve in all, or how long a commit of hundreds of shards takes. No machine computes slower
 than its line here.
@@ -14,8 +14,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hubconv.steps import estimate as formula
-from hubconv.steps.estimate import Load, estimate
+from hubconv.steps import budget as asks
+from hubconv.steps.budget import Parts
+from hubconv.steps.estimate import BEGIN_S, COMMIT_S, READ_BACK_S, Load, estimate
 
 GBIT = 125_000_000
 
@@ -23,7 +24,7 @@ GBIT = 125_000_000
 def even(source_gb: float, target_gb: float, shards: int) -> Load:
     """A load in shards of one size."""
     down, up = int(source_gb * 1e9 / shards), int(target_gb * 1e9 / shards)
-    return Load([(down, up)] * shards, 2 * (shards + 12))
+    return Load([(down, up)] * shards, Parts(shards, shards, 0, copies=8, made=4))
 
 
 MODELS = {
@@ -84,15 +85,15 @@ class Worker:
 
 @dataclass
 class Hub:
-    """What the Hub lets through, and the one who commits."""
+    """What the Hub lets through, and what each machine has still to commit."""
 
-    commits: Quota = field(default_factory=lambda: Quota(formula.COMMIT_LIMIT, 3600))
-    api: Quota = field(default_factory=lambda: Quota(formula.API_LIMIT, formula.WINDOW_S))
-    files: Quota = field(default_factory=lambda: Quota(formula.RESOLVER_LIMIT, formula.WINDOW_S))
+    commits: Quota = field(default_factory=lambda: Quota(asks.COMMIT_LIMIT, 3600))
+    api: Quota = field(default_factory=lambda: Quota(asks.API_LIMIT, asks.WINDOW_S))
+    files: Quota = field(default_factory=lambda: Quota(asks.RESOLVER_LIMIT, asks.WINDOW_S))
     made: int = 0
     asked: int = 0
-    pending: int = 0
-    last: float = 0.0
+    pending: dict[int, int] = field(default_factory=dict)
+    last: dict[int, float] = field(default_factory=dict)
     free_at: float = 0.0
 
     def ask(self, now: float, api: int, files: int) -> float:
@@ -100,18 +101,46 @@ class Hub:
         self.asked += api + files
         return max(self.api.when(now, api), self.files.when(now, files))
 
-    def commit(self, now: float) -> None:
+    def commit(self, now: float, node: int = 0) -> None:
         """One commit, after the ones before it."""
-        start = self.ask(max(now, self.free_at), formula.API_A_COMMIT, 0)
-        self.free_at = self.commits.when(start) + formula.COMMIT_S
+        start = self.ask(max(now, self.free_at), asks.API_A_COMMIT, 0)
+        self.free_at = self.commits.when(start) + COMMIT_S
         self.made += 1
-        self.pending, self.last = 0, now
+        self.pending[node], self.last[node] = 0, now
 
-    def finished(self, now: float) -> None:
-        """A shard is there."""
-        self.pending += 1
-        if self.pending >= formula.GROUP_UNITS or now - self.last > formula.GROUP_S:
-            self.commit(now)
+    def finished(self, now: float, node: int) -> None:
+        """A shard of a machine is there."""
+        self.pending[node] = self.pending.get(node, 0) + 1
+        if self.pending[node] >= asks.GROUP_UNITS or now - self.last[node] > asks.GROUP_SECONDS:
+            self.commit(now, node)
+
+
+def opened(hub: Hub, load: Load, nodes: int) -> list[float]:
+    """When each machine has looked at both ends, and the journal is noted."""
+    parts = load.parts
+    once = asks.API_ONCE + asks.API_A_PAGE * parts.pages
+    now = hub.ask(0.0, once, asks.RESOLVED_ONCE + parts.streams) + BEGIN_S
+    hub.commit(now)
+    slices = nodes if nodes > 1 else 0
+    found = [now] * nodes
+    look = asks.RESOLVED_A_SLICE + parts.shards
+    if slices:
+        now = hub.ask(now, 0, look)  # the plan, written down before
+    for node in range(slices):
+        found[node] = hub.ask(now, asks.API_A_SLICE, look)
+    hub.last = dict.fromkeys(range(nodes), now)
+    return found
+
+
+def published(hub: Hub, load: Load, nodes: int, now: float) -> float:
+    """When what is left is committed, read back and published."""
+    for node in range(nodes):
+        if hub.pending.get(node):
+            hub.commit(now, node)
+    files = asks.reading_back(load.parts, nodes)
+    now = hub.ask(max(now, hub.free_at), 0, files) + load.parts.units * READ_BACK_S
+    hub.commit(now)
+    return max(hub.free_at, now)
 
 
 def simulate(
@@ -120,17 +149,14 @@ def simulate(
     """(seconds, commits, requests) of a run, played through."""
     hub = Hub()
     waiting = sorted(load.shards, key=max)
-    now = hub.ask(0.0, formula.API_ALONE + formula.TREES * (load.files // formula.TREE_PAGE), 0)
-    now = hub.ask(now, 0, formula.FILES_ALONE + len(load.shards)) + formula.BEGIN_S
-    hub.last = now
-    hub.commit(now)  # the journal's note
-    opened = [hub.ask(now, formula.API_A_WORKER, formula.FILES_A_WORKER) for _ in range(nodes)]
-    crew = [Worker(node, opened[node]) for _ in range(workers) for node in range(nodes)]
-    left = len(waiting)
+    ready = opened(hub, load, nodes)
+    crew = [Worker(node, ready[node]) for _ in range(workers) for node in range(nodes)]
+    now, left = min(ready), len(waiting)
+    of_a_shard = (1 if streams else 1 + asks.LFS_A_SHARD, 1)
     while left:
         for worker in crew:
             if not worker.busy and worker.free_at <= now and waiting:
-                worker.free_at = hub.ask(now, 0, formula.FILES_A_SHARD - 1)
+                worker.free_at = hub.ask(now, *of_a_shard)
                 if worker.free_at <= now:
                     worker.total = waiting.pop()
                     worker.down, worker.up = map(float, worker.total)
@@ -148,13 +174,8 @@ def simulate(
             if not worker.busy:
                 left -= 1
                 worker.free_at = now
-                hub.finished(now)
-    if hub.pending:
-        hub.commit(now)
-    now = max(now, hub.free_at)
-    now += len(load.shards) * formula.READ_BACK_S
-    hub.commit(now)
-    return max(hub.free_at, now), hub.made, hub.asked
+                hub.finished(now, worker.node)
+    return published(hub, load, nodes, now), hub.made, hub.asked
 
 
 Flow = tuple[tuple[float, float], float]

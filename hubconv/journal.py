@@ -19,6 +19,9 @@ NOTE_NAME: Final = "journal.json"
 GROUP_UNITS: Final = 20
 """The Hub allows few commits an hour: shards are committed to it in groups of so many."""
 
+GROUP_SECONDS: Final = 600.0
+"""A group that is older is committed before it is full."""
+
 RUNS: Final = "runs"
 """Folder of what runs tell of themselves, in the journal's folder of the plan."""
 

@@ -39,13 +39,10 @@ from hubconv.hub.publisher import Publisher
 from hubconv.hub.runs import RunTelling
 from hubconv.hub.source import HubSource
 from hubconv.hub.uploading.uploads import Uploads
-from hubconv.journal import GROUP_UNITS, NO_NOTE, NO_RUN, Ending, Note, RunNote
+from hubconv.journal import GROUP_SECONDS, GROUP_UNITS, NO_NOTE, NO_RUN, Ending, Note, RunNote
 from hubconv.records import UnitRecord
 
 Seen = TypeVar("Seen")
-
-GROUP_SECONDS: Final = 600.0
-"""A group that is older is committed before it is full."""
 
 MOVED_TRIES: Final = 60
 """Many slices of one plan commit to the same branch: one of them always gets on."""

@@ -2,7 +2,8 @@
 
 A run has three lines that may be full: bytes down, bytes up, and the Hub's patience. All machines
 work at the same time, and both directions of a line at once, so the longest of them is the run;
-what comes before the first byte and after the last is added.
+what comes before the first byte and after the last is added. Many machines are slices, each of
+which looks at every header for itself; Ray, whose driver does that for all, asks less.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,24 +11,20 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Final
 
-from hubconv.journal import GROUP_UNITS
 from hubconv.progress import human_bytes, human_rate, human_time
-from hubconv.steps.budget import API_LIMIT, COMMIT_LIMIT, RESOLVER_LIMIT, WINDOW_S
+from hubconv.steps.budget import (
+    API_LIMIT,
+    COMMIT_LIMIT,
+    RESOLVER_LIMIT,
+    WINDOW_S,
+    Parts,
+    budget_of,
+    commits_of,
+    looking,
+    reading_back,
+)
 from hubconv.steps.plan import Plan
 from hubconv.steps.shards import foreign_reads
-
-GROUP_S: Final = 600
-"""Shards are committed to staging when a group is whole, or when the last commit is so old."""
-
-API_ALONE: Final = 35
-API_A_COMMIT: Final = 4
-API_A_WORKER: Final = 5
-FILES_ALONE: Final = 40
-FILES_A_SHARD: Final = 2
-FILES_A_WORKER: Final = 5
-TREES: Final = 6
-TREE_PAGE: Final = 1000
-"""What a run asks: counted on the embedded Hub, against which a test holds these figures."""
 
 BEGIN_S: Final = 10.0
 COMMIT_S: Final = 3.0
@@ -41,11 +38,11 @@ class Load:
 
     Attributes:
         shards: (source bytes that are read, output bytes) of each unit.
-        files: Files of source and target together.
+        parts: What of it makes requests.
     """
 
     shards: Sequence[tuple[int, int]]
-    files: int = 0
+    parts: Parts
 
     @classmethod
     def of(cls, plan: Plan) -> "Load":
@@ -55,7 +52,7 @@ class Load:
             own = sum(t.nbytes for job in (*unit.jobs, *unit.tail) for t in job.reads)
             partners = sum(tensor.nbytes for tensor in foreign_reads(unit, plan.sets))
             shards.append((own + partners, unit.nbytes))
-        return cls(shards, 2 * (len(shards) + len(plan.copies) + len(plan.files)))
+        return cls(shards, Parts.of(plan))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +96,28 @@ def estimate(load: Load, rate: int, nodes: int = 1, *, streams: bool = True) -> 
     """
     busiest = max(spread(load.shards, nodes), key=max)
     down, up = (nbytes / rate for nbytes in busiest)
-    commits = commits_of(len(load.shards), max(down, up))
-    api, files = requests_of(load, commits, nodes)
-    parts = {
+    parts = load.parts
+    commits = commits_of(parts.units, max(down, up), nodes)
+    budget = budget_of(parts, commits, nodes)
+    api = budget.api_requests + (0 if streams else budget.lfs_requests)
+    files = budget.resolver_requests
+    before = waiting(looking(parts, nodes), RESOLVER_LIMIT, WINDOW_S)
+    after = waiting(reading_back(parts, nodes), RESOLVER_LIMIT, WINDOW_S)
+    takes = {
         "line down": down,
         "line up": up,
         "commits": waiting(commits, COMMIT_LIMIT, 3600),
-        "API requests": waiting(api, API_LIMIT, WINDOW_S),
-        "file requests": waiting(files, RESOLVER_LIMIT, WINDOW_S),
     }
-    still = BEGIN_S + 2 * COMMIT_S + len(load.shards) * READ_BACK_S
+    # The last groups of all machines come one after the other, then the publish.
+    still = BEGIN_S + (nodes + 1) * COMMIT_S + parts.units * READ_BACK_S
     still += 0.0 if streams else _out_of_step(load, rate)
-    seconds = max(parts.values()) + still
-    parts["start and end"] = still
-    first, second, *_ = sorted(parts, key=lambda part: -parts[part])
-    return Estimate(nodes, rate, seconds, parts, commits, (api, files), first, second)
+    seconds = before + max(takes.values()) + after + still
+    takes["file requests"] = before + after
+    takes["API requests"] = waiting(api, API_LIMIT, WINDOW_S)
+    seconds = max(seconds, takes["API requests"])
+    takes["start and end"] = still
+    first, second, *_ = sorted(takes, key=lambda part: -takes[part])
+    return Estimate(nodes, rate, seconds, takes, commits, (api, files), first, second)
 
 
 def spread(shards: Sequence[tuple[int, int]], nodes: int) -> list[tuple[int, int]]:
@@ -123,19 +127,6 @@ def spread(shards: Sequence[tuple[int, int]], nodes: int) -> list[tuple[int, int
         idlest = min(range(nodes), key=lambda node: max(loads[node]))
         loads[idlest] = (loads[idlest][0] + down, loads[idlest][1] + up)
     return loads
-
-
-def commits_of(shards: int, moving_s: float) -> int:
-    """Commits of one committer: the journal's note, one for each group, and the publish."""
-    groups = max(shards / GROUP_UNITS, min(shards, moving_s / GROUP_S))
-    return ceil(groups) + 2
-
-
-def requests_of(load: Load, commits: int, nodes: int) -> tuple[int, int]:
-    """Requests to the API, and for files by name."""
-    pages = TREES * (load.files // TREE_PAGE)
-    api = API_ALONE + API_A_COMMIT * commits + pages + nodes * API_A_WORKER
-    return api, FILES_ALONE + FILES_A_SHARD * len(load.shards) + nodes * FILES_A_WORKER
 
 
 def waiting(count: int, allowed: int, window_s: int) -> float:

@@ -8,8 +8,8 @@ import pytest
 from profiles.walks import plan_of
 
 from hubconv.pipeline import Recipe, plan
-from hubconv.steps import estimate as module
-from hubconv.steps.estimate import GROUP_UNITS, Load, commits_of, estimate, spread, told
+from hubconv.steps.budget import GROUP_UNITS, Parts, commits_of, hub_budget
+from hubconv.steps.estimate import Load, estimate, spread, told
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 GBIT = 125_000_000
@@ -25,7 +25,7 @@ def nodes():
 
 
 def even(shards, down, up):
-    return Load([(down, up)] * shards, 2 * shards)
+    return Load([(down, up)] * shards, Parts(shards, shards, 0, 0, 0))
 
 
 @pytest.mark.parametrize("streams", [True, False])
@@ -41,7 +41,10 @@ def test_the_formula_says_what_the_simulation_plays(nodes, streams, machines, do
 
 
 def test_shards_of_many_sizes_too(nodes):
-    load = Load([(n % 7 * 10**9 + 10**9, n % 5 * 10**9 + 10**8) for n in range(100)], 200)
+    load = Load(
+        [(n % 7 * 10**9 + 10**9, n % 5 * 10**9 + 10**8) for n in range(100)],
+        Parts(100, 100, 0, 0, 0),
+    )
     made = estimate(load, 10 * GBIT, 3)
     seconds, _, _ = nodes.simulate(load, 10 * GBIT, 3, 3, streams=True)
     assert seconds == pytest.approx(made.seconds, rel=0.15)
@@ -49,10 +52,18 @@ def test_shards_of_many_sizes_too(nodes):
 
 def test_where_commits_hold_it_up(nodes):
     load = even(6000, 10**8, 10**8)
-    made = estimate(load, 10 * GBIT, 16)
+    made = estimate(load, 160 * GBIT)
     assert made.bottleneck == "commits"
-    seconds, _, _ = nodes.simulate(load, 10 * GBIT, 16, 3, streams=True)
+    seconds, _, _ = nodes.simulate(load, 160 * GBIT, 1, 3, streams=True)
     assert seconds == pytest.approx(made.seconds, rel=0.1)
+
+
+def test_where_every_slice_looks_at_every_header(nodes):
+    load = even(6000, 10**8, 10**8)
+    made = estimate(load, 10 * GBIT, 32)
+    assert made.bottleneck == "file requests"
+    seconds, _, _ = nodes.simulate(load, 10 * GBIT, 32, 3, streams=True)
+    assert seconds == pytest.approx(made.seconds, rel=0.15)
 
 
 def test_more_machines_are_faster_until_something_else_is_full():
@@ -60,7 +71,7 @@ def test_more_machines_are_faster_until_something_else_is_full():
     one, two = (estimate(load, GBIT, count) for count in (1, 2))
     assert one.bottleneck == two.bottleneck == "line down"
     assert one.parts["line down"] == 2 * two.parts["line down"] == 6400
-    many = estimate(load, 100 * GBIT, 160)
+    many = estimate(load, 100 * GBIT, 4)
     assert many.bottleneck == "start and end"
 
 
@@ -79,7 +90,7 @@ def test_commits_are_by_number_or_by_time():
 
 
 def test_nothing_to_do_takes_its_start_and_end():
-    assert estimate(Load([]), GBIT).bottleneck == "start and end"
+    assert estimate(Load([], Parts(0, 0, 0, 0, 0)), GBIT).bottleneck == "start and end"
 
 
 def test_the_load_of_a_plan_is_what_it_reads_and_writes():
@@ -92,8 +103,8 @@ def test_the_load_of_a_plan_is_what_it_reads_and_writes():
 
 def test_what_a_person_reads():
     text = "\n".join(told(estimate(even(40, 10**10, 10**10), 10**9, 4)))
-    assert "At 1.00 GB/s each way on 4 machines: about 1 min" in text
-    assert "4 commits" in text
+    assert "At 1.00 GB/s each way on 4 machines: about 2 min" in text
+    assert "6 commits" in text
     assert "128 an hour" in text
     assert "Held up by: line down" in text
 
@@ -109,15 +120,33 @@ def test_the_command_estimates_on_request(lfs_studio):
     assert "estimate" not in lfs_studio.command("plan", source, "--json").json
 
 
-def test_a_run_asks_about_what_the_estimate_says(xet_studio):
+def test_one_machine_is_told_the_requests_that_the_plan_announces():
+    made = plan_of("deepseek_v4_sgl_fp8")
+    guess, planned = estimate(Load.of(made), GBIT), hub_budget(made)
+    assert guess.requests == (planned.api_requests, planned.resolver_requests)
+    assert guess.commits == planned.commits
+    plain = estimate(Load.of(made), GBIT, streams=False)
+    assert plain.requests[0] == planned.api_requests + planned.lfs_requests
+
+
+@pytest.mark.parametrize("slices", [2, 3])
+def test_slices_ask_for_no_more_than_the_estimate_says(xet_studio, slices):
     studio = xet_studio
-    source, target = studio.source("deepseek_v4_sgl_fp8"), studio.name()
-    load = Load.of(plan(f"hf://{source}", Recipe(scales="amax")))
+    source, target = studio.own_source("deepseek_v4_sgl_fp8"), studio.name()
+    more = ("--scales", "amax", "--max-shard-size", "200KB")
+    written = studio.folder / "plan.json"
+    load = Load.of(plan(source, Recipe(scales="amax", max_shard_bytes=200_000)))
+    guess = estimate(load, 100 * GBIT, slices)
     studio.hub.requests.clear()
-    studio.convert(source, target)
-    served = studio.hub.requests.all()
-    api = sum(each.path.startswith("/api/") for each in served)
-    files = sum("/resolve/" in each.path for each in served)
-    expected_api, expected_files = module.requests_of(load, commits_of(len(load.shards), 1), 0)
-    assert api == pytest.approx(expected_api, rel=0.25)
-    assert files == pytest.approx(expected_files, rel=0.35)
+    assert studio.command("plan", source, target, "-o", str(written), *more).code == 0
+    for number in range(slices):
+        part = f"{number + 1}/{slices}"
+        assert studio.command("work", str(written), "--slice", part, "--device", "cpu").code == 0
+    # Slices that run at the same time need not read what the others noted.
+    aside = studio.hub.requests.count(path="/units/")
+    assert studio.command("publish", str(written)).code == 0
+    asked = [request for request in studio.hub.requests.all() if request.origin == "hub"]
+    files = sum(request.kind == "resolve" for request in asked)
+    assert sum(request.kind == "commit" for request in asked) == guess.commits
+    assert len(asked) - files <= guess.requests[0] <= 1.3 * (len(asked) - files)
+    assert files - aside <= guess.requests[1] <= 1.3 * (files - aside)
