@@ -247,3 +247,15 @@ def test_hf_xet_streams_uploads_with_these_words(xet_studio):
     assert set(connection) <= set(parameters(hf_xet.XetSession.new_upload_commit))
     assert "authorization" in connection["token_refresh_headers"]
     assert "authorization" not in connection["custom_headers"]
+
+
+def test_hf_xet_gives_up_on_a_silent_server_by_itself():
+    """Small files of a publish go through it in our own process, where no watchdog looks."""
+    from datetime import timedelta
+
+    import hf_xet
+
+    config = hf_xet.XetConfig()
+    waits = ("client.connect_timeout", "client.read_timeout", "client.retry_max_duration")
+    assert all(timedelta(0) < config.get(name) <= timedelta(minutes=10) for name in waits)
+    assert 0 < config.get("client.retry_max_attempts") <= 10
