@@ -7,12 +7,14 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from hubconv.embedded.accounts import Account
 from hubconv.embedded.blobs import BLOCK_BYTES
 from hubconv.embedded.faults import Faults, Rule, Served, ServedLog
 from hubconv.embedded.refusals import Refusal
@@ -91,9 +93,6 @@ class App:
         route, params = find_route(self._routes, exchange.method, exchange.path)
         exchange.kind = route.kind
         query_lists = parse_query(exchange.query)
-        account = None
-        if self._origin == "hub":
-            account = self._state.accounts.whose(exchange.headers.get("authorization"))
         call = Call(
             state=self._state,
             method=exchange.method,
@@ -102,7 +101,7 @@ class App:
             query={name: values[0] for name, values in query_lists.items()},
             query_lists=query_lists,
             headers=exchange.headers,
-            account=account,
+            account=exchange.account or self._whose(exchange),
             run=self._run,
         )
         if route.stream is not None:
@@ -112,6 +111,11 @@ class App:
         call.body = b"".join([block async for block in exchange.blocks()])
         response: Response = await self._run(route.handler, call)
         return response
+
+    def _whose(self, exchange: "_Exchange") -> Account | None:
+        if self._origin != "hub":
+            return None
+        return self._state.accounts.whose(exchange.headers.get("authorization"))
 
     async def _run(self, function: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
@@ -130,6 +134,8 @@ class App:
             exchange.reset_connection()
             return
         if rule.action == "delay":
+            with suppress(Refusal):  # who asks is looked at when the request arrives
+                exchange.account = self._whose(exchange)
             await self._sleep(rule.seconds)
             await self._answer(exchange, exchange.send)
         elif rule.action == "throttle":
@@ -160,6 +166,7 @@ class _Exchange:
             for name, value in scope["headers"]
         }
         self.kind = "other"
+        self.account: Account | None = None
         self._receive, self._send, self._origin = receive, send, origin
         self._has_more = True
         self._status = self._received = self._sent = self._bytes_per_s = 0

@@ -15,6 +15,7 @@ from hubconv.errors import HubconvError, NotAllowedError, TemporaryError, UsageE
 from hubconv.hub.client import HubClient, explain
 from hubconv.hub.compat import NOT_FOUND, status_of
 from hubconv.hub.credentials import TARGET_IDENTITY, chosen
+from hubconv.hub.waiting import heard
 
 TOKEN: Final = "HF_TOKEN"  # noqa: S105 - the name of a variable, not a token
 DONE: Final = "COMPLETED"
@@ -212,10 +213,10 @@ def follow(client: HubClient, ordered: Ordered, show: Callable[[str], None]) -> 
         JobError: It failed or was cancelled.
         HubconvError: It cannot be followed any more; it goes on all the same.
     """
+    job, namespace = ordered.job_id, ordered.namespace
+    api = client.api
     try:
-        for line in client.api.fetch_job_logs(
-            job_id=ordered.job_id, namespace=ordered.namespace, follow=True
-        ):
+        for line in heard(lambda: api.fetch_job_logs(job_id=job, namespace=namespace, follow=True)):
             show(line)
     except Exception as error:
         found = explain(error, f"Following job {ordered.job_id}")
@@ -223,7 +224,7 @@ def follow(client: HubClient, ordered: Ordered, show: Callable[[str], None]) -> 
         raise found from error
     info = client.call(
         f"Asking how job {ordered.job_id} ended",
-        lambda: client.api.inspect_job(job_id=ordered.job_id, namespace=ordered.namespace),
+        lambda: api.inspect_job(job_id=job, namespace=namespace),
     )
     _judge(info, ordered)
 

@@ -152,3 +152,19 @@ def test_compare_ends_with_3_where_they_are_of_two_models(run, make, tmp_path):
 def test_compare_refuses_what_is_not_there(run, make):
     assert run("compare", make(), "./nothing")[0] == 3
     assert run("compare", make())[0] == 2
+
+
+def test_an_expression_that_would_never_end_ends_with_7(run, tmp_path, monkeypatch):
+    from hubconv.formats.contract import expressions
+
+    monkeypatch.setattr(expressions, "PATIENCE_S", 0.2)
+    expressions.compiled.cache_clear()
+    ignore = ("lm_head", r"re:((\w|\w\w|[.])+)+[!?]")
+    files = foreign.compressed_tensors(source_folder("llama_bf16"), LINEARS, ignore=ignore)
+
+    code, _, err = run("verify", files.write(tmp_path / "x"))
+
+    assert code == 7
+    assert "takes more than" in err
+    assert "repeats within repeats" in err
+    expressions.compiled.cache_clear()

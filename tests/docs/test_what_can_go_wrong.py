@@ -83,6 +83,10 @@ PROOFS = {
         "test_work.py::test_nan_and_infinity_are_refused_and_the_keep_in_the_message_works",
     ),
     "One huge weight": ("test_work.py::test_a_tensor_flattened_by_one_outlier_is_refused",),
+    "`verify` meets an expression": (
+        "audit/test_commands.py::test_an_expression_that_would_never_end_ends_with_7",
+        "formats/test_expressions.py::test_the_patience_is_for_all_names_together",
+    ),
     "The source moves": (
         "hostile/test_changing_source.py::test_a_source_that_moves_in_mid_run_is_converted_as_it",
         "hostile/test_changing_source.py::test_a_pinned_commit_that_is_gone_is_a_conflict",

@@ -1,10 +1,9 @@
 """Which group of a compressed-tensors configuration a module falls into, as each reader decides."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final
 
+from hubconv.formats.contract.expressions import compiled
 from hubconv.formats.contract.finding import MixedPartsError, NoSchemeError
 from hubconv.formats.contract.names import PROBED, parts_of
 
@@ -89,15 +88,6 @@ def matches(module: str, entry: str) -> bool:
     if entry.startswith("re:"):
         return compiled(entry[3:]).match(module) is not None
     return entry == module
-
-
-@lru_cache(maxsize=8192)
-def compiled(expression: str) -> re.Pattern[str]:
-    """The expression; one that never matches where it is not valid."""
-    try:
-        return re.compile(expression)
-    except re.error:
-        return re.compile("(?!)")
 
 
 def _sglang_match(module: str, entries: Iterable[str]) -> bool:

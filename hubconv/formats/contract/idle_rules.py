@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import translate
 from typing import Any, Final
 
-from hubconv.formats.contract.ct_rules import compiled
+from hubconv.formats.contract.expressions import compiled
 from hubconv.formats.contract.finding import Finding
 from hubconv.formats.contract.names import aliases, moved, probed
 

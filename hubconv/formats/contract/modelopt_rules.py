@@ -6,6 +6,7 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Any, Final
 
+from hubconv.formats.contract.expressions import Expression, compiled
 from hubconv.formats.contract.finding import MixedPartsError
 from hubconv.formats.contract.names import parts_of
 
@@ -55,11 +56,11 @@ def sglang_modelopt_excluded(
         return True
     variants = {module, module.removeprefix("language_model.")}
     for pattern in patterns:
-        compiled = _sglang_glob(pattern)
+        glob = _sglang_glob(pattern)
         tail = pattern.rpartition(".")[2]
         for name in variants:
             parts = name.split(".")
-            if compiled.fullmatch(name) or any(compiled.fullmatch(part) for part in parts):
+            if glob.fullmatch(name) or any(glob.fullmatch(part) for part in parts):
                 return True
             if tail in _SGLANG_FUSED and tail in parts[-1]:
                 return True
@@ -100,12 +101,9 @@ def _glob(pattern: str) -> re.Pattern[str]:
     return re.compile(translate(pattern))
 
 
-@lru_cache(maxsize=8192)
-def _sglang_glob(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern.replace(".", r"\.").replace("*", ".*"))
-    except re.error:
-        return re.compile("(?!)")  # SGLang stops here; the rule on entries reports it
+def _sglang_glob(pattern: str) -> Expression:
+    # SGLang stops at one that is not valid; the rule on entries reports it.
+    return compiled(pattern.replace(".", r"\.").replace("*", ".*"))
 
 
 def _vllm_listed(module: str, patterns: Sequence[str]) -> bool:
