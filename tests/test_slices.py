@@ -75,6 +75,9 @@ def test_slices_are_counted_from_one(wrong):
 # ── many machines ────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize(
+    "studio", ["xet", pytest.param("lfs", marks=pytest.mark.thorough)], indirect=True
+)
 def test_slices_at_the_same_time_give_what_one_run_gives(studio, plan_file):
     source, target, alone = studio.source(V4), studio.name(), studio.name()
     path = plan_file(source, target)

@@ -1,5 +1,6 @@
 """Names that a mistyped one may have meant."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -13,10 +14,14 @@ from huggingface_hub.errors import (
 
 from hubconv.errors import SourceError
 from hubconv.hub.client import HubClient
+from hubconv.hub.waiting import watched
 
 MOST_LISTED: Final = 1000
 SHOWN: Final = 3
 LIKE: Final = 0.75
+
+PATIENCE_S: Final = 5.0
+"""The client itself would try for half a minute; a hint is not worth that."""
 
 
 @contextmanager
@@ -42,8 +47,14 @@ def with_likeness(client: HubClient, repo: str, revision: str) -> Iterator[None]
 
 
 def _near(name: str, listed: Callable[[], Sequence[str]]) -> Sequence[str]:
+    until = time.monotonic() + PATIENCE_S
+
+    def enough() -> None:
+        if time.monotonic() > until:
+            raise TimeoutError
+
     try:
-        names = {each.casefold(): each for each in listed()}
+        names = {each.casefold(): each for each in watched(listed, enough)}
     except Exception:  # noqa: BLE001 - a hint; the failure itself is told either way
         return ()
     return [names[like] for like in get_close_matches(name.casefold(), names, SHOWN, LIKE)]

@@ -34,7 +34,11 @@ COUNTS = [
     pytest.param((5, 10), id="some"),
     pytest.param(range(1, LANDMARKS), id="each", marks=pytest.mark.thorough),
 ]
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(1, 6))]
+ROUNDS = [
+    pytest.param(mode, seed, marks=() if (mode, seed) == ("lfs", 0) else pytest.mark.thorough)
+    for mode in ("lfs", "xet")
+    for seed in range(6)
+]
 
 
 @dataclass
@@ -254,7 +258,7 @@ def storm(rng):
         yield Rule(method=method, path=path, skip=rng.randrange(6), after=after, **fault)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("studio", "seed"), ROUNDS, indirect=["studio"])
 def test_a_run_killed_again_and_again_reaches_its_end(studio, zygotes, seed):
     zygote, rng = zygotes(studio.mode), random.Random(seed)
     source, target = studio.own_source(V4), studio.name()

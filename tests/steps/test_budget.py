@@ -18,8 +18,8 @@ def counted(studio):
 
 @pytest.mark.parametrize(
     ("recipe", "shard_bytes"),
-    [("llama_bf16", 0), ("llama_bf16", 8000), ("deepseek_v4_sgl_fp8", 60_000)],
-    ids=["2 shards", "21 shards", "102 shards"],
+    [("llama_bf16", 0), ("llama_bf16", 8000), ("deepseek_v4_sgl_fp8", 150_000)],
+    ids=["2 shards", "21 shards", "many shards"],
 )
 def test_a_run_asks_for_what_its_plan_announced(studio, recipe, shard_bytes):
     source, target = studio.own_source(recipe), studio.name()
