@@ -63,6 +63,14 @@ FAMILIES = (
     "llama_fp8_static",
     "mistral_fp8",
     "mixtral_bf16",
+    "step35_bf16",
+    "step35_fp8",
+    "gemma4_bf16",
+    "gemma4_moe_bf16",
+    "llama4_bf16",
+    "qwen3_vl_moe_bf16",
+    "qwen3_next_bf16",
+    "mimo_v2_flash",
 )
 EXACT = ("deepseek_v4", "deepseek_v4_sgl_fp8")
 """Born in FP4: the output means what the source means, to the last bit."""
@@ -75,6 +83,7 @@ DENSE = (
     "llama_fp8_rows",
     "llama_fp8_static",
     "mistral_fp8",
+    "gemma4_bf16",
 )
 EXPERTS = tuple(name for name in FAMILIES if name not in DENSE)
 ROWS = {"compressed-tensors": 16, "modelopt": 192}
