@@ -16,6 +16,7 @@ TILE = 128
 """humming's tiles on compute capability 9.0 want this many rows and columns of a weight."""
 
 FUSED = (
+    ("q_proj", "k_proj"),  # Gemma 4's layers that take their keys for values
     ("q_proj", "k_proj", "v_proj"),
     ("q_a_proj", "kv_a_proj_with_mqa"),
     ("gate_proj", "up_proj"),
