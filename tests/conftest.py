@@ -6,6 +6,7 @@ No test reaches a real Hub, a real token or the home folder, whatever the machin
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,9 @@ MODES = ("xet", "lfs")
 
 
 def pytest_configure(config):
+    # A shell has what it starts in the background ignore Ctrl-C, and children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # The client's own upload of a file object, by the way that its HTTP library calls old.
     config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
 
