@@ -142,6 +142,7 @@ def run_all(hub: Hub, options: argparse.Namespace) -> list[Row]:
     folder, work = options.folder, options.folder / "work"
     got, made = folder / "got", folder / "made"
     how = ["--device", options.device, "--workers", str(options.workers), "--quiet"]
+    how += ["--scales", options.scales]
     rows = [
         measure(hub, "download", "a",
                 [HF, "download", SOURCE, "--local-dir", str(got), "--quiet"], [got]),
@@ -207,6 +208,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=["xet", "lfs"], default="xet")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--scales", choices=["search", "amax"], default="search")
     parser.add_argument("--shard-mb", type=float, default=200.0, help="size of source shards")
     parser.add_argument("--max-disk", default="", help="passed on to hubconv")
     options = parser.parse_args()
@@ -221,7 +223,7 @@ def main() -> None:
     print(
         f"{total / 1e9:.2f} GB FP8 repack, {options.mode}, line of {rate / 1e6:.0f} MB/s each way, "
         f"latency {options.latency}, shards of {options.shard_mb:.0f} MB, "
-        f"{options.workers} workers, {os.cpu_count()} cores"
+        f"{options.workers} workers, --scales {options.scales}, {os.cpu_count()} cores"
     )
     show(rows, rate, bare_torch_bytes())
     shutil.rmtree(options.folder)
