@@ -166,7 +166,7 @@ def row(count: int, seconds: float, total: int, first: float, more: str) -> None
 
 def main() -> None:
     """Run one of the two."""
-    from hubconv.cli.options import Rate
+    from hubconv.cli.types import Rate
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["line", "gpus"])

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
@@ -17,7 +17,9 @@ END_S: Final = 5.0
 _NO_PROXY: Final = ("NO_PROXY", "no_proxy")
 
 
-def start(module: str, cache: Path, said: IO[bytes]) -> "subprocess.Popen[bytes]":
+def start(
+    module: str, cache: Path, said: IO[bytes], handles: Sequence[int] = ()
+) -> "subprocess.Popen[bytes]":
     """Start `python -m module` with pipes for its input and its output.
 
     What it is to do goes through its input (`told`): a list of processes shows a command line, and
@@ -27,6 +29,7 @@ def start(module: str, cache: Path, said: IO[bytes]) -> "subprocess.Popen[bytes]
         module: Of this package.
         cache: Folder for what its libraries want to keep; the caller removes it.
         said: Takes what it says on standard error.
+        handles: Open files that it inherits under the same numbers.
 
     Raises:
         OSError: The system starts no more processes.
@@ -38,6 +41,7 @@ def start(module: str, cache: Path, said: IO[bytes]) -> "subprocess.Popen[bytes]
         stdout=subprocess.PIPE,
         stderr=said,
         bufsize=0,
+        pass_fds=handles,
         # Ctrl-C is for the parent, which ends in order: it may want this shard's last bytes.
         start_new_session=True,
         env=_environment(cache),

@@ -1,7 +1,8 @@
 """The transfer's own process: `python -m hubconv.hub.fetching.child`.
 
-One order as a line of JSON on standard input; bytes on standard output; if it fails, the reason as
-a line of JSON on standard error. It imports nothing heavy and dies with the process that made it.
+One order as a line of JSON on standard input; bytes through a ring of shared memory, see
+`hubconv.hub.ring`; if it fails, the reason as a line of JSON on standard error. It imports nothing
+heavy and dies with the process that made it.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from hubconv.hub.childhood import order_of_parent
 from hubconv.hub.fetching import ranges
+from hubconv.hub.ring import Filling
 
 Put = Callable[[bytes | bytearray | memoryview], None]
 
@@ -79,13 +81,9 @@ def main() -> int:
     out = os.dup(1)
     os.dup2(2, 1)  # what a library prints must not be taken for bytes
 
-    def put(data: bytes | bytearray | memoryview) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(out, view) :]
-
+    ring = Filling(order["ring"], out, sys.stdin.fileno())
     try:
-        ENGINES[order["engine"]](order, put)
+        ENGINES[order["engine"]](order, ring.put)
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001 - whatever it was, the parent is told

@@ -5,7 +5,6 @@ as it works. A process can be watched and killed. Its order goes through standar
 other user of the machine can read links and tokens.
 """
 
-import fcntl
 import json
 import os
 import select
@@ -22,15 +21,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from hubconv.errors import TemporaryError
 from hubconv.hub import children
 from hubconv.hub.compat import httpx
+from hubconv.hub.ring import Emptying
 from hubconv.hub.waiting import LOOK_S, AtOnce, never
 
 STALL_S: Final = 60.0
 """A transfer that brings no byte for so long, while bytes are wanted, is ended."""
 
-PIPE_BYTES: Final = 1024 * 1024
-_SET_PIPE_SIZE: Final = 1031
-"""F_SETPIPE_SZ, for Pythons whose fcntl does not name it."""
-
+_WAKES: Final = 65536
 END_S: Final = 10.0
 
 
@@ -58,19 +55,26 @@ class Child:
         self._stall_s = stall_s
         self._at_once = at_once
         self._said: BinaryIO = os.fdopen(os.memfd_create("said"), "w+b")
-        self._process = children.start("hubconv.hub.fetching.child", cache, self._said)
-        self._told = children.told({**order, "stall_s": stall_s})
-        self._bytes = self._process.stdout.fileno() if self._process.stdout else -1
+        self._ring = Emptying()
+        try:
+            self._process = children.start(
+                "hubconv.hub.fetching.child", cache, self._said, [self._ring.handle]
+            )
+        except BaseException:
+            self._ring.close()
+            raise
+        self._told = children.told({**order, "stall_s": stall_s, "ring": self._ring.handle})
+        if self._process.stdin is None or self._process.stdout is None:
+            raise ValueError("a child has pipes")
+        self._wakes, self._woken = self._process.stdin.fileno(), self._process.stdout.fileno()
         self._poll = select.poll()
-        self._poll.register(self._bytes, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
 
     def __enter__(self) -> Self:
         if self._process.stdin is not None:
             with suppress(BrokenPipeError):  # it ended already, and has said why
                 self._process.stdin.write(self._told)
-                self._process.stdin.close()
-        with suppress(OSError):  # the machine's limit for pipes is reached; small ones work too
-            fcntl.fcntl(self._bytes, _SET_PIPE_SIZE, PIPE_BYTES)
+        os.set_blocking(self._wakes, False)
         return self
 
     def read_into(self, room: memoryview) -> int:
@@ -80,11 +84,15 @@ class Child:
             LineError: None came for too long.
         """
         end = time.monotonic() + self._stall_s
-        while not self._poll.poll(min(self._stall_s, LOOK_S) * 1000):
+        while not self._ring.ready:
+            if self._poll.poll(min(self._stall_s, LOOK_S) * 1000):
+                if not os.read(self._woken, _WAKES) and not self._ring.ready:
+                    return 0
+                continue
             self._at_once()
             if time.monotonic() >= end:
                 raise LineError(f"not a byte came for {self._stall_s:g} seconds")
-        return os.readv(self._bytes, [room])
+        return self._ring.take(room, self._wakes)
 
     def fill(self, room: memoryview) -> None:
         """Wait until bytes fill the room.
@@ -131,6 +139,7 @@ class Child:
         trace: TracebackType | None,
     ) -> None:
         children.end(self._process)
+        self._ring.close()
         self._said.close()
 
 
