@@ -1,8 +1,11 @@
 """Bytes from a child process to its parent through memory that both see.
 
 A pipe takes them page by page and copies them twice within the system, which costs more than all
-that becomes of them in Python. Here they are copied into a ring and out of it; pipes carry a byte
-now and then that wakes whoever waits. It imports nothing heavy, for a child must be quick to start.
+that becomes of them in Python. Here they are copied into a ring and out of it; pipes carry numbers
+alone: how many bytes were put, and how many were taken. Nobody looks at bytes that the other has
+not told of: what comes through a pipe comes after what was done before, on every processor.
+
+It imports nothing heavy, for a child must be quick to start.
 """
 
 import mmap
@@ -11,32 +14,34 @@ from contextlib import suppress
 from typing import Final
 
 RING_BYTES: Final = 4 * 1024 * 1024
-_HEAD_BYTES: Final = mmap.PAGESIZE
-_FILLED, _EMPTIED = 0, 8  # eight-byte counters, a cache line apart
-_WAKE: Final = b"."
-_WAKES: Final = 65536
+WORDS_BYTES: Final = 65536
+"""What is read of a pipe at a time: whole numbers, for each is written at once."""
+
+_WORD_BYTES: Final = 4
+
+
+def _said(count: int) -> bytes:
+    return count.to_bytes(_WORD_BYTES, "little")
+
+
+def _heard(words: bytes) -> int:
+    """The sum of all numbers."""
+    parts = range(0, len(words), _WORD_BYTES)
+    return sum(int.from_bytes(words[at : at + _WORD_BYTES], "little") for at in parts)
 
 
 class _Ring:
-    """The memory: two counters that only grow, and the bytes between them."""
+    """The memory, and how far one side has gone in it."""
 
     def __init__(self, handle: int) -> None:
-        self._memory = mmap.mmap(handle, _HEAD_BYTES + RING_BYTES)
-        whole = memoryview(self._memory)
-        self._counters = whole[:_HEAD_BYTES].cast("Q")
-        self._bytes = whole[_HEAD_BYTES:]
+        self._memory = mmap.mmap(handle, RING_BYTES)
+        self._bytes = memoryview(self._memory)
+        self._position = 0
 
-    def _run(self, position: int, most: int) -> memoryview:
-        """Bytes from a position on, as far as they lie in one piece."""
-        begin = position % RING_BYTES
+    def _run(self, most: int) -> memoryview:
+        """The next bytes, as far as they lie in one piece."""
+        begin = self._position % RING_BYTES
         return self._bytes[begin : min(begin + most, RING_BYTES)]
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        self._counters.release()
-        self._bytes.release()
-        with suppress(BufferError):  # a piece of it is still looked at
-            self._memory.close()
 
 
 class Filling(_Ring):
@@ -44,13 +49,14 @@ class Filling(_Ring):
 
     Args:
         handle: Of the memory.
-        out: Where the parent hears that bytes are there.
-        wakes: Where it says that there is room.
+        out: Where the parent hears of bytes that were put.
+        room: Where it says how many it has taken.
     """
 
-    def __init__(self, handle: int, out: int, wakes: int) -> None:
+    def __init__(self, handle: int, out: int, room: int) -> None:
         super().__init__(handle)
-        self._out, self._wakes = out, wakes
+        self._out, self._in = out, room
+        self._room = RING_BYTES
 
     def put(self, data: bytes | bytearray | memoryview) -> None:
         """Hand on bytes; waits for room.
@@ -60,17 +66,19 @@ class Filling(_Ring):
         """
         view = memoryview(data).cast("B")
         while view:
-            filled = self._counters[_FILLED]
-            room = RING_BYTES - (filled - self._counters[_EMPTIED])
-            if not room:
-                if not os.read(self._wakes, _WAKES):
+            if not self._room:
+                words = os.read(self._in, WORDS_BYTES)
+                if not words:
                     raise BrokenPipeError
+                self._room += _heard(words)
                 continue
-            run = self._run(filled, min(room, len(view)))
-            run[:] = view[: len(run)]
-            view = view[len(run) :]
-            self._counters[_FILLED] = filled + len(run)
-            os.write(self._out, _WAKE)
+            run = self._run(min(self._room, len(view)))
+            size = len(run)
+            run[:] = view[:size]
+            view = view[size:]
+            self._position += size
+            self._room -= size
+            os.write(self._out, _said(size))
 
 
 class Emptying(_Ring):
@@ -78,31 +86,40 @@ class Emptying(_Ring):
 
     def __init__(self) -> None:
         self.handle = os.memfd_create("ring")
-        os.ftruncate(self.handle, _HEAD_BYTES + RING_BYTES)
+        os.ftruncate(self.handle, RING_BYTES)
         super().__init__(self.handle)
+        self.ready = 0
+        self._owed = 0
 
-    @property
-    def ready(self) -> int:
-        """Bytes that are there."""
-        return self._counters[_FILLED] - self._counters[_EMPTIED]
+    def hear(self, words: bytes) -> None:
+        """Take in what the child says of bytes that it put."""
+        self.ready += _heard(words)
 
-    def take(self, room: memoryview, wakes: int) -> int:
-        """Take bytes that are there, as many as find room; how many.
+    def take(self, room: memoryview) -> int:
+        """Take bytes that are there, as many as find room; how many."""
+        run = self._run(min(self.ready, len(room)))
+        size = len(run)
+        room[:size] = run
+        self._position += size
+        self.ready -= size
+        self._owed += size
+        return size
+
+    def tell(self, out: int) -> None:
+        """Tell the child how many bytes were taken; what a full pipe does not take is told later.
 
         Args:
-            room: Where to put them.
-            wakes: Where the child hears of it; a pipe that does not block.
+            out: A pipe that does not block. It is full only while the child has room, or is about
+                to read that it has.
         """
-        emptied = self._counters[_EMPTIED]
-        run = self._run(emptied, min(self.ready, len(room)))
-        room[: len(run)] = run
-        self._counters[_EMPTIED] = emptied + len(run)
-        # A pipe that is full has woken it; one that is broken has nobody to wake.
-        with suppress(BlockingIOError, BrokenPipeError):
-            os.write(wakes, _WAKE)
-        return len(run)
+        if self._owed:
+            with suppress(BlockingIOError, BrokenPipeError):
+                os.write(out, _said(self._owed))
+                self._owed = 0
 
     def close(self) -> None:
         """Let go of the memory; the child may still hold it."""
-        super().close()
+        self._bytes.release()
+        with suppress(BufferError):  # a piece of it is still looked at
+            self._memory.close()
         os.close(self.handle)

@@ -2,14 +2,14 @@
 
 import os
 import random
+import select
 import subprocess
 import sys
 import time
 
 import pytest
 
-from hubconv.hub import ring
-from hubconv.hub.ring import RING_BYTES, Emptying
+from hubconv.hub.ring import RING_BYTES, WORDS_BYTES, Emptying, Filling
 
 CHILD = """
 import os, random, sys
@@ -34,16 +34,22 @@ def child_of(memory, *words, program=CHILD):
     return process
 
 
+def heard(memory, process):
+    """Whether the child says anything more."""
+    words = os.read(process.stdout.fileno(), WORDS_BYTES)
+    memory.hear(words)
+    return bool(words)
+
+
 def taken(memory, process, sizes):
     """All that comes, taken in pieces of these sizes, over and over."""
     came, turn = bytearray(), 0
-    while True:
-        if not memory.ready and not os.read(process.stdout.fileno(), 65536) and not memory.ready:
-            return bytes(came)
+    while memory.ready or heard(memory, process):
         room = memoryview(bytearray(sizes[turn % len(sizes)]))
         turn += 1
-        if memory.ready:
-            came += room[: memory.take(room, process.stdin.fileno())]
+        came += room[: memory.take(room)]
+        memory.tell(process.stdin.fileno())
+    return bytes(came)
 
 
 @pytest.mark.parametrize("sizes", [[1 << 20], [65_537], [3, 1 << 22, 4095]], ids=str)
@@ -61,13 +67,15 @@ def test_every_byte_comes_in_order(sizes, seed):
 def test_one_who_is_not_emptied_waits_and_ends_with_the_other():
     memory = Emptying()
     with child_of(memory, 1, 3 * RING_BYTES) as process:
-        deadline = time.monotonic() + 30
-        while memory.ready < RING_BYTES and time.monotonic() < deadline:
-            time.sleep(0.01)
+        while memory.ready < RING_BYTES:
+            assert heard(memory, process)
         time.sleep(0.2)
-        assert (memory.ready, process.poll()) == (RING_BYTES, None)
+        assert process.poll() is None
+        assert select.select([process.stdout], [], [], 0)[0] == []  # it says no more
         process.stdin.close()  # nobody will make room any more
         assert process.wait(30) != 0
+        assert not heard(memory, process)
+    assert memory.ready == RING_BYTES
     memory.close()
 
 
@@ -80,19 +88,36 @@ def test_what_was_put_before_an_end_is_still_there():
     memory.close()
 
 
-def test_wakes_that_nobody_reads_hold_nothing_up():
-    """The child reads them only where it is out of room; a pipe holds so many."""
+def test_what_a_full_pipe_does_not_take_is_told_later():
     memory = Emptying()
-    filling = ring.Filling(memory.handle, os.open(os.devnull, os.O_WRONLY), 0)
-    reading, wakes = os.pipe()
-    os.set_blocking(wakes, False)
-    one = memoryview(bytearray(1))
-    for number in range(100_000):
-        filling.put(bytes([number % 251]))
-        assert memory.take(one, wakes) == 1
-        assert one[0] == number % 251
+    out, told = os.pipe()
+    room, taken_words = os.pipe()
+    os.set_blocking(taken_words, False)
+    filling = Filling(memory.handle, told, room)
+    one, count = memoryview(bytearray(1)), 0
+    # The child reads how many were taken only where it has no room: the pipe fills up before.
+    while count < RING_BYTES + 50_000:
+        filling.put(bytes([count % 251]) * 64)
+        memory.hear(os.read(out, WORDS_BYTES))
+        for _ in range(64):
+            assert memory.take(one) == 1
+            assert one[0] == count // 64 * 64 % 251
+            count += 1
+            if count < 2 * 1024 * 1024:
+                memory.tell(taken_words)
+        memory.tell(taken_words)
+    for handle in (out, told, room, taken_words):
+        os.close(handle)
+    memory.close()
+
+
+def test_nobody_to_tell_is_no_failure():
+    memory = Emptying()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    memory.hear((3).to_bytes(4, "little"))
+    assert memory.take(memoryview(bytearray(9))) == 3
     os.close(reading)
-    filling.put(b"x")
-    assert memory.take(one, wakes) == 1
-    os.close(wakes)
+    memory.tell(writing)
+    os.close(writing)
     memory.close()

@@ -21,13 +21,12 @@ from huggingface_hub.errors import HfHubHTTPError
 from hubconv.errors import TemporaryError
 from hubconv.hub import children
 from hubconv.hub.compat import httpx
-from hubconv.hub.ring import Emptying
+from hubconv.hub.ring import WORDS_BYTES, Emptying
 from hubconv.hub.waiting import LOOK_S, AtOnce, never
 
 STALL_S: Final = 60.0
 """A transfer that brings no byte for so long, while bytes are wanted, is ended."""
 
-_WAKES: Final = 65536
 END_S: Final = 10.0
 
 
@@ -66,7 +65,7 @@ class Child:
         self._told = children.told({**order, "stall_s": stall_s, "ring": self._ring.handle})
         if self._process.stdin is None or self._process.stdout is None:
             raise ValueError("a child has pipes")
-        self._wakes, self._woken = self._process.stdin.fileno(), self._process.stdout.fileno()
+        self._room, self._woken = self._process.stdin.fileno(), self._process.stdout.fileno()
         self._poll = select.poll()
         self._poll.register(self._woken, select.POLLIN)
 
@@ -74,7 +73,7 @@ class Child:
         if self._process.stdin is not None:
             with suppress(BrokenPipeError):  # it ended already, and has said why
                 self._process.stdin.write(self._told)
-        os.set_blocking(self._wakes, False)
+        os.set_blocking(self._room, False)
         return self
 
     def read_into(self, room: memoryview) -> int:
@@ -85,14 +84,19 @@ class Child:
         """
         end = time.monotonic() + self._stall_s
         while not self._ring.ready:
+            self._ring.tell(self._room)
             if self._poll.poll(min(self._stall_s, LOOK_S) * 1000):
-                if not os.read(self._woken, _WAKES) and not self._ring.ready:
+                words = os.read(self._woken, WORDS_BYTES)
+                if not words:
                     return 0
+                self._ring.hear(words)
                 continue
             self._at_once()
             if time.monotonic() >= end:
                 raise LineError(f"not a byte came for {self._stall_s:g} seconds")
-        return self._ring.take(room, self._wakes)
+        came = self._ring.take(room)
+        self._ring.tell(self._room)
+        return came
 
     def fill(self, room: memoryview) -> None:
         """Wait until bytes fill the room.
