@@ -168,3 +168,15 @@ def test_an_expression_that_would_never_end_ends_with_7(run, tmp_path, monkeypat
     assert "takes more than" in err
     assert "repeats within repeats" in err
     expressions.compiled.cache_clear()
+
+
+@pytest.mark.parametrize("entry", ["re:(", "re:" + "(" * 5000, "re:a{99999999999999}"], ids=len)
+def test_an_expression_that_is_none_is_a_finding(run, tmp_path, entry):
+    files = foreign.compressed_tensors(
+        source_folder("llama_bf16"), LINEARS, ignore=("lm_head", entry)
+    )
+
+    code, out, _ = run("verify", files.write(tmp_path / "x"))
+
+    assert code == 7
+    assert "config.regex" in out

@@ -1,5 +1,6 @@
 """Expressions of strangers: what `re` says, and an end to those that would never end."""
 
+import contextlib
 import re
 import time
 
@@ -79,6 +80,16 @@ def test_the_patience_is_for_all_names_together(monkeypatch):
     with pytest.raises(IntegrityError):
         ask_on()
     assert asked
+    compiled.cache_clear()
+
+
+@pytest.mark.parametrize("expression", ["(a|a)" * 60 + "[!?]c", "a?" * 60 + "a" * 60 + "[!?]c"])
+def test_choices_without_a_repeat_are_patient_too(expression, monkeypatch):
+    """By `re` there are as many ways to try as atoms in the universe."""
+    monkeypatch.setattr(expressions, "PATIENCE_S", 0.2)
+    compiled.cache_clear()
+    with contextlib.suppress(IntegrityError):  # the library may see that none of them leads on
+        assert compiled(expression).match("a" * 100 + "c") is None
     compiled.cache_clear()
 
 

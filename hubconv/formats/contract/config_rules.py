@@ -106,8 +106,8 @@ def _entries(where: str, entries: Sequence[Any]) -> Iterator[Finding]:
         elif entry.startswith("re:"):
             try:
                 re.compile(entry[3:])
-            except re.error as error:
-                yield Finding("config.regex", where, f"{entry!r} is not valid: {error}.")
+            except (re.error, RecursionError, OverflowError) as error:
+                yield Finding("config.regex", where, f"{entry[:200]!r} is not valid: {error}.")
         elif _REGEX_SIGNS.search(entry):
             what = f'{entry!r} looks like an expression, but does not begin with "re:".'
             yield Finding("config.regex-prefix", where, what)

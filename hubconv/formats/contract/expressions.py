@@ -18,10 +18,11 @@ PATIENCE_S: Final = 5.0
 """For all names together that one expression is held against."""
 
 _NONE_LEFT: Final = 0.001
-_UNBOUNDED: Final = re.compile(r"[*+{]")
+_REPEAT: Final = re.compile(r"[*+{]")
+_CHOICE: Final = re.compile(r"[?|]")
 _REPEATED_GROUP: Final = re.compile(r"\)[*+{]")
-_SIMPLE: Final = 2
-"""So many unbounded repeats, none within another, take no longer than the cube of a name."""
+_REPEATS, _CHOICES = 2, 4
+"""So many repeats, none within another, and so many choices are tried out in no time."""
 
 
 class Expression(Protocol):
@@ -41,12 +42,19 @@ def compiled(expression: str) -> Expression:
     """The expression; one that never matches where it is not valid."""
     try:
         found = re.compile(expression)
-        is_simple = len(_UNBOUNDED.findall(expression)) <= _SIMPLE
-        if is_simple and not _REPEATED_GROUP.search(expression):
+        if _is_simple(expression):
             return found
         return _Patient(expression, regex.compile(expression, regex.V0))
     except (re.error, regex.error, RecursionError, OverflowError):
         return re.compile("(?!)")
+
+
+def _is_simple(expression: str) -> bool:
+    return (
+        len(_REPEAT.findall(expression)) <= _REPEATS
+        and len(_CHOICE.findall(expression)) <= _CHOICES
+        and not _REPEATED_GROUP.search(expression)
+    )
 
 
 class _Patient:
