@@ -120,6 +120,7 @@ def test_compressed_tensors_own_checkpoint_dequantizer_gives_our_bf16_values(tmp
             assert difference <= 2**-8 * expected.float().abs().max().item(), name
 
 
+@pytest.mark.filterwarnings("ignore")  # of what ModelOpt imports
 @pytest.mark.parametrize(
     ("recipe", "options"),
     [
