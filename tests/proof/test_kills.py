@@ -30,12 +30,13 @@ LANDMARKS = 200
 ZYGOTE = Path(__file__).parent / "zygote.py"
 
 TELLING = ("README.md", "hubconv.json")
+THOROUGH = (pytest.mark.thorough, pytest.mark.timeout(1800))
 COUNTS = [
     pytest.param((5, 10), id="some"),
-    pytest.param(range(1, LANDMARKS), id="each", marks=pytest.mark.thorough),
+    pytest.param(range(1, LANDMARKS), id="each", marks=THOROUGH),
 ]
 ROUNDS = [
-    pytest.param(mode, seed, marks=() if (mode, seed) == ("lfs", 0) else pytest.mark.thorough)
+    pytest.param(mode, seed, marks=() if (mode, seed) == ("lfs", 0) else THOROUGH)
     for mode in ("lfs", "xet")
     for seed in range(6)
 ]
