@@ -1,9 +1,9 @@
 """Bytes from a child process to its parent through memory that both see.
 
-A pipe takes them page by page and copies them twice within the system, which costs more than all
-that becomes of them in Python. Here they are copied into a ring and out of it; pipes carry numbers
-alone: how many bytes were put, and how many were taken. Nobody looks at bytes that the other has
-not told of: what comes through a pipe comes after what was done before, on every processor.
+A pipe takes them page by page, which costs up to several times the processor time
+(`benchmarks/README.md`). Here they are copied into a ring and out of it; pipes carry numbers alone:
+how many bytes were put, and how many were taken. Nobody looks at bytes that the other has not told
+of: what comes through a pipe comes after what was done before, on every processor.
 
 It imports nothing heavy, for a child must be quick to start.
 """

@@ -61,6 +61,7 @@ class Child:
             )
         except BaseException:
             self._ring.close()
+            self._said.close()
             raise
         self._told = children.told({**order, "stall_s": stall_s, "ring": self._ring.handle})
         if self._process.stdin is None or self._process.stdout is None:
