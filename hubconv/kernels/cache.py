@@ -1,8 +1,12 @@
-"""Where compiled kernels are kept, under a name that changes with any line they come from."""
+"""Where compiled kernels are kept, under a name that changes with any line they come from.
+
+So is what takes a compiled kernel to know.
+"""
 
 import functools
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -26,3 +30,14 @@ def cache_folder(what: str, sources: Path, *versions: str, asked: str = "") -> P
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def keep(place: Path, content: bytes) -> None:
+    """Write a file whole or not at all; where that fails, the next run makes it again."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=place.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(name).replace(place)
+    except OSError:
+        return

@@ -1,6 +1,7 @@
 """A kernel that is opened while headers are read and the plan is made."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
@@ -9,6 +10,10 @@ from hubconv.kernels import Kernel, choose, devices
 
 WORTH_WAKING_BYTES: Final = 1024 * 1024 * 1024
 """Two cores convert this much in about the time that a device takes to wake."""
+
+PATIENCE_S: Final = 3.0
+"""A device that was asked for is ready by then, unless its kernels are being compiled: then the
+CPU begins."""
 
 
 class Starting:
@@ -28,7 +33,9 @@ class Starting:
         # A device that was asked for is opened now; `auto` waits for how much there is to do.
         asked = self._found != "cpu" and device != "auto"
         self._waking = opening(self._open, "waking") if asked else None
-        self._loading = opening(lambda: choose("cpu"), "loading")
+        # The CPU's kernel takes as long to load as a device to open, and both want Python's lock.
+        self._loading = None if asked else opening(lambda: choose("cpu"), "loading")
+        self._began = time.monotonic()
 
     @property
     def found(self) -> str:
@@ -47,15 +54,17 @@ class Starting:
             weight_bytes: Stored weights that will be converted; `auto` does not wake a device for
                 what the CPU will have done before.
         """
-        self._loading.exception()  # waited for; what failed is told where the kernel is wanted
+        if self._loading is not None:
+            self._loading.exception()  # waited for; what failed is told where a kernel is wanted
         if self._found == "cpu":
             return choose("cpu", workers)
         if self._waking is None and weight_bytes < WORTH_WAKING_BYTES:
             return choose("cpu", workers)
         from hubconv.kernels.waking import WakingKernel
 
+        patience = 0.0 if self._waking is None else self._began + PATIENCE_S - time.monotonic()
         waking = self._waking or opening(self._open, "waking")
-        return WakingKernel(opening(lambda: choose("cpu", workers), "first"), waking)
+        return WakingKernel(lambda: choose("cpu", workers), waking, patience)
 
 
 def opening(open_kernel: Callable[[], Kernel], name: str) -> "Future[Kernel]":

@@ -4,6 +4,9 @@ Opening the device and loading its kernels takes a second, compiling them many. 
 bytes, so the first windows need not wait for that.
 """
 
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 import numpy as np
@@ -12,6 +15,7 @@ import numpy.typing as npt
 from hubconv.formats.nvfp4 import Encoded, Scales
 from hubconv.formats.stored import Bytes2D, Window
 from hubconv.kernels import Kernel
+from hubconv.kernels.starting import opening
 
 
 class WakingKernel:
@@ -20,13 +24,19 @@ class WakingKernel:
     What opening the second one raises is raised by the next call.
 
     Args:
-        first: The one that is ready soon, being opened.
-        waking: The other.
+        first: Opens the one that is ready soon.
+        waking: The other, being opened.
+        patience_s: Seconds to wait for the other before the first one is opened at all.
     """
 
-    def __init__(self, first: "Future[Kernel]", waking: "Future[Kernel]") -> None:
+    def __init__(
+        self, first: Callable[[], Kernel], waking: "Future[Kernel]", patience_s: float = 0.0
+    ) -> None:
         self._next = waking
-        self._first = first
+        self._open_first = first
+        self._first: Future[Kernel] | None = None
+        self._deadline = time.monotonic() + patience_s
+        self._lock = threading.Lock()
         self._used: dict[str, None] = {}
 
     @property
@@ -35,8 +45,14 @@ class WakingKernel:
         return " and ".join(self._used) or self._now().name
 
     def _now(self) -> Kernel:
-        if not (self._next.done() or self._first.done()):
-            wait((self._first, self._next), return_when=FIRST_COMPLETED)
+        if not self._next.done():
+            wait((self._next,), max(0.0, self._deadline - time.monotonic()))
+        if self._next.done():
+            return self._next.result()
+        with self._lock:
+            if self._first is None:
+                self._first = opening(self._open_first, "first")
+        wait((self._first, self._next), return_when=FIRST_COMPLETED)
         return (self._next if self._next.done() else self._first).result()
 
     def _worker(self) -> Kernel:

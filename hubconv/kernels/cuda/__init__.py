@@ -1,7 +1,7 @@
 """The CUDA kernel: Triton's code where it works, and what happens where it does not.
 
 torch is not imported: it takes longer to start than a GPU takes for a model of 100 GB. Triton is
-imported where a kernel is not compiled yet.
+imported where a kernel is not compiled yet, and the CPU's kernel loaded where there is work for it.
 """
 
 import logging
@@ -21,6 +21,7 @@ from hubconv.kernels.cuda import canary
 from hubconv.kernels.cuda.compiled import Compile, compile_with_triton
 from hubconv.kernels.cuda.driver import Device, FullDeviceError, FullError
 from hubconv.kernels.cuda.engine import Engine
+from hubconv.kernels.later import LaterKernel
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class TritonKernel:
     ) -> None:
         self._device = _found(device)
         self._chunk_bytes = chunk_bytes
-        self._cpu = CpuKernel(workers)
+        self._cpu = LaterKernel(lambda: CpuKernel(workers))
         self._memory = Device(int(self._device.removeprefix("cuda:")))
         self._engine = Engine(self._memory, self._cpu, compile_it or compile_with_triton)
         self._lock = threading.Lock()
@@ -183,7 +184,7 @@ class TritonKernel:
         canary.check(
             form,
             mixed=mixed,
-            reference=self._cpu,
+            reference=lambda: self._cpu,
             amax=lambda window: engine.amax(window, CHUNK_BYTES),
             encode=lambda window, scale, rule: engine.encode(window, scale, rule, CHUNK_BYTES),
         )

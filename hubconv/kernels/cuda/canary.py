@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from hubconv.errors import IntegrityError
 from hubconv.formats import stored
-from hubconv.formats.nvfp4 import Encoded, Quality, Scales, global_scale, global_scale_amax
+from hubconv.formats.nvfp4 import Encoded, Quality, Scales
 from hubconv.formats.stored import INT4_ZERO, StoredWeight, Window
 from hubconv.kernels import Kernel
+from hubconv.kernels.cuda.answers import answer
 
 _ROWS: Final = 72
 _SKIPPED: Final = 29  # rows before the window, so that it begins within a row of scales
@@ -26,13 +27,15 @@ Largest = Callable[[Window], float]
 Encode = Callable[[Window, float, Scales], Encoded]
 
 
-def check(form: str, *, mixed: bool, reference: Kernel, amax: Largest, encode: Encode) -> None:
-    """Compare what a device makes of some windows with what the reference makes of them.
+def check(
+    form: str, *, mixed: bool, reference: Callable[[], Kernel], amax: Largest, encode: Encode
+) -> None:
+    """Compare what a device makes of some windows with what the CPU makes of them.
 
     Args:
         form: fp8, mxfp4, int4, BF16, F16 or F32.
         mixed: Whether blocks of 16 lie under several scales; fp8 and int4 alone.
-        reference: The kernel that is right.
+        reference: Gives the kernel that is right, where its answer is not known yet.
         amax: The device's largest magnitude.
         encode: The device's rounding.
 
@@ -42,14 +45,9 @@ def check(form: str, *, mixed: bool, reference: Kernel, amax: Largest, encode: E
     # The kernels have a way of their own for global scales far from those of common weights.
     for exponent in (0, -13):
         window = _window(form, exponent, mixed=mixed)
-        largest = reference.amax(window)
-        same = amax(window) == largest
-        rules: tuple[tuple[Scales, float], ...] = (
-            ("search", global_scale(largest)),
-            ("amax", global_scale_amax(largest)),
-        )
-        for rule, scale in rules:
-            expected = reference.encode(window, scale, rule)
+        right = answer(window, reference)
+        same = amax(window) == right.largest
+        for rule, scale, expected in right.asked():
             same = same and _equal(expected, encode(window, scale, rule))
         if not same:
             raise IntegrityError(

@@ -1,9 +1,8 @@
 """Kernels that Triton compiled once, kept on the disk, and loaded without it."""
 
+import functools
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from hubconv.errors import ResourceError
-from hubconv.kernels.cache import cache_folder
+from hubconv.kernels.cache import cache_folder, keep
 from hubconv.kernels.cuda.variants import Variant
 
 _LINE_BYTES: Final = 4096
@@ -76,7 +75,7 @@ def binary(variant: Variant, capability: tuple[int, int], compile_it: Compile) -
             pass
     made = compile_it(variant, capability)
     if place is not None:
-        _keep(place, made.to_bytes())
+        keep(place, made.to_bytes())
     return made
 
 
@@ -104,21 +103,14 @@ def compile_with_triton(variant: Variant, capability: tuple[int, int]) -> Binary
 
 
 def _place(variant: Variant, capability: tuple[int, int]) -> Path | None:
-    try:
-        triton = metadata.version("triton")
-    except metadata.PackageNotFoundError:
-        triton = "none"
-    folder = cache_folder("cuda", Path(__file__).parent, triton)
+    folder = cache_folder("cuda", Path(__file__).parent, _triton())
     major, minor = capability
     return folder / f"{variant.name}-sm{major}{minor}.kernel" if folder else None
 
 
-def _keep(place: Path, content: bytes) -> None:
-    """Write a file whole or not at all; the next run compiles again where that fails."""
+@functools.cache
+def _triton() -> str:
     try:
-        descriptor, name = tempfile.mkstemp(dir=place.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(name).replace(place)
-    except OSError:
-        return
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "none"

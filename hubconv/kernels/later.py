@@ -1,0 +1,59 @@
+"""A kernel that is loaded where it is first needed.
+
+The one for CPUs takes longer to load than a CUDA device takes to open, and beside a device there
+may be nothing for it to do.
+"""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from hubconv.formats.nvfp4 import Encoded, Scales
+from hubconv.formats.stored import Bytes2D, Window
+from hubconv.kernels import Kernel
+
+
+class LaterKernel:
+    """Does what another kernel does, and loads that one first. Threads may share it.
+
+    Args:
+        load: Loads the other.
+    """
+
+    def __init__(self, load: Callable[[], Kernel]) -> None:
+        self._load = load
+        self._lock = threading.Lock()
+        self._loaded: Kernel | None = None
+
+    def _kernel(self) -> Kernel:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    @property
+    def name(self) -> str:
+        """What did the work, for reports."""
+        return self._kernel().name
+
+    def stage(self, nbytes: int) -> npt.NDArray[np.uint8]:
+        """[nbytes] uint8 to read a window's bytes into."""
+        return self._kernel().stage(nbytes)
+
+    def amax(self, window: Window) -> float:
+        """Largest magnitude of a window's weights; see `Kernel`."""
+        return self._kernel().amax(window)
+
+    def encode(self, window: Window, global_scale: float, scales: Scales) -> Encoded:
+        """Round a window to NVFP4; see `Kernel`."""
+        return self._kernel().encode(window, global_scale, scales)
+
+    def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes2D, Bytes2D]:
+        """`formats.recodes.fp8_to_mxfp4`."""
+        return self._kernel().fp8_to_mxfp4(window)
+
+    def bf16_to_fp8_block(self, window: Window, block: tuple[int, int]) -> tuple[Bytes2D, Bytes2D]:
+        """`formats.recodes.bf16_to_fp8_block`."""
+        return self._kernel().bf16_to_fp8_block(window, block)
