@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from hubconv.demo import deepseek_v4
-from hubconv.demo.miniature_v4_parts import Size
+from checkpoint import EXPERTS, write_v4
+
+SHARDS_PER_GB = 3.0
 
 EAGER = """
 import sys
@@ -78,22 +79,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--workers", type=int, help="of hubconv; as many as it takes by itself")
-    parser.add_argument("--model", choices=["flash", "pro"], default="pro", help="whose experts")
+    parser.add_argument("--model", choices=list(EXPERTS), default="pro", help="whose experts")
     parser.add_argument("--only", default="", help="rows whose name holds this, besides the eager")
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     folder = options.folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     source, target = folder / "source", folder / "target"
-    hidden, width = (7168, 3072) if options.model == "pro" else (4096, 2048)
-    layers = 24 if options.gigabytes > 20 else 2  # and one for multi-token prediction
-    experts = max(8, int(options.gigabytes * 1e9 / ((layers + 1) * 3 * hidden * width)))
-    size = Size(
-        hidden=hidden, width=width, experts=experts, layers=layers, vocabulary=4096,
-        shards=max(4, int(options.gigabytes * 3)),
-    )  # fmt: skip
-    deepseek_v4.fp8_repack(source, size=size, fast=True)
-    total = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    shards = write_v4(source, options.gigabytes, SHARDS_PER_GB, options.model)
+    total = sum(path.stat().st_size for path in shards)
     hubconv = [sys.executable, "-m", "hubconv", str(source), str(target), "--quiet"]
     hubconv += ["--workers", str(options.workers)] if options.workers else []
     eager = [sys.executable, "-c", EAGER, str(source), str(target)]

@@ -34,6 +34,7 @@ from hubconv.kernels import devices
 
 SOURCE = "demo-org/scale"
 GOAL = 1.8
+GPU_SHARDS_PER_GB = 2.0
 
 
 def line(options: argparse.Namespace) -> None:
@@ -100,7 +101,7 @@ def gpus(options: argparse.Namespace) -> None:
     if not wanted:
         raise SystemExit(f"There are {there} GPUs here.")
     source = folder / "source"
-    shards = write_v4(source, options.gigabytes, options.shards / options.gigabytes)
+    shards = write_v4(source, options.gigabytes, GPU_SHARDS_PER_GB, "pro")
     total = sum(path.stat().st_size for path in shards)
     warm(folder, "cuda:0")
     cores = sorted(os.sched_getaffinity(0))

@@ -6,7 +6,7 @@ a template prints is escaped on its way out; only the filters of `markup` make M
 
 from hubconv.card.facts import CardFacts
 from hubconv.card.front import front_matter
-from hubconv.card.pictures import PICTURES, Picture, draw, shown
+from hubconv.card.pictures import PICTURES, Picture, draw, load, shown
 from hubconv.card.rendering import render_template, templates_folder
 from hubconv.card.writing import kept_sections, render_card
 from hubconv.formats.front_matter import SourceCard, read_front_matter
@@ -19,6 +19,7 @@ __all__ = [
     "draw",
     "front_matter",
     "kept_sections",
+    "load",
     "read_front_matter",
     "render_card",
     "render_template",

@@ -4,6 +4,7 @@ Drawn by matplotlib where it is installed (extra `plots`); without it there are 
 numbers give the same bytes: nothing of the machine, the user's settings or the time comes in.
 """
 
+import importlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,18 +87,28 @@ def shown(report: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Picture 
     }
 
 
+def load() -> bool:
+    """Import what draws, which takes half a second; whether it is there."""
+    try:
+        for name in ("matplotlib.backends.backend_agg", "matplotlib.figure"):
+            importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
 def draw(report: Mapping[str, Any]) -> dict[str, bytes]:
     """Path to PNG of every picture that has something to show; none without matplotlib.
 
     Args:
         report: The report's plain values.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
+    if not load():
         return {}
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     drawn = {}
     with mpl.rc_context():
         mpl.rcdefaults()  # the user's own settings are for the user's own pictures

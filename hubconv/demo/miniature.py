@@ -6,9 +6,10 @@ written shard by shard.
 """
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,8 @@ from typing import Any, Final
 from hubconv.errors import HeaderError
 from hubconv.formats.checkpoint import INDEX_NAME, nbytes_of, write_header, write_index
 from hubconv.formats.dtypes import alignment
+
+WORTH_PROCESSES_BYTES: Final = 10**9
 
 _EMPTY: Final[Mapping[str, Any]] = {}
 
@@ -62,11 +65,11 @@ def write_checkpoint(
         index: Whether to write an index; a checkpoint of a single file has none.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(lambda shard: write_shard(folder / shard, shards[shard]), shards))
+    total_bytes = sum(entry.nbytes for entries in shards.values() for entry in entries)
+    with _writers(total_bytes) as pool:
+        list(pool.map(write_shard, (folder / shard for shard in shards), shards.values()))
     if index:
         named = {entry.name: shard for shard, entries in shards.items() for entry in entries}
-        total_bytes = sum(entry.nbytes for entries in shards.values() for entry in entries)
         text = write_index({**named, **index_extra}, total_bytes)
         (folder / INDEX_NAME).write_bytes(text)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -74,6 +77,14 @@ def write_checkpoint(
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _writers(total_bytes: int) -> Executor:
+    """What writes shards: for large ones processes, since numbers are made under Python's lock."""
+    cores = len(os.sched_getaffinity(0))
+    if total_bytes < WORTH_PROCESSES_BYTES:
+        return ThreadPoolExecutor(cores)
+    return ProcessPoolExecutor(cores, multiprocessing.get_context("forkserver"))
 
 
 def write_shard(path: Path, entries: Sequence[Entry]) -> None:

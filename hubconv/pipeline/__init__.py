@@ -7,6 +7,9 @@ machines: each plans again from headers, makes what is missing of its slice, and
 others. The journal on the target is all that they share.
 """
 
+import threading
+
+from hubconv import card
 from hubconv.folder import FolderTarget
 from hubconv.journal import DONE
 from hubconv.opening import Scratch, open_lender, open_source
@@ -59,6 +62,8 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
         if run.source.commit and not isinstance(run.target, FolderTarget):
             run.progress.note(hub_budget(run.plan).words())
         with run.staged() as staging:
+            # The card is drawn in the end: what draws it is imported while others work.
+            threading.Thread(target=card.load, name="pictures").start()
             done = make(run, staging, run.plan.units)
             outcome = release(run, staging, done)
         return finished(run, outcome)

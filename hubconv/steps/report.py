@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import PurePath
 from typing import Final
 
@@ -47,6 +47,7 @@ WORST_TENSORS: Final = 10
 
 _LAYER: Final = re.compile(r"(?:^|\.)(?:layers|blocks|h)\.(\d+)\.")
 _MTP: Final = re.compile(r"^mtp\.(\d+)\.")
+_FIGURES: Final = tuple(field.name for field in fields(Quality))
 _DTYPES: Final = {"F64": "FP64", "F32": "FP32", "F16": "FP16", "F8_E4M3": "FP8"}
 
 
@@ -228,7 +229,7 @@ def tensor_details(records: Iterable[UnitRecord]) -> bytes:
                 "role": tensor.role,
                 "shape": tensor.shape,
                 "global_scale": tensor.global_scale,
-                **asdict(tensor.quality),
+                **{name: getattr(tensor.quality, name) for name in _FIGURES},
             },
             separators=(",", ":"),
         )
