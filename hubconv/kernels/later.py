@@ -6,13 +6,18 @@ may be nothing for it to do.
 
 import threading
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from hubconv.formats import recodes
 from hubconv.formats.nvfp4 import Encoded, Scales
 from hubconv.formats.stored import Bytes2D, Window
 from hubconv.kernels import Kernel
+
+WORTH_LOADING_BYTES: Final = 32 * 1024 * 1024
+"""numpy re-spells this much in about the time that the CPU's kernel takes to load."""
 
 
 class LaterKernel:
@@ -26,6 +31,7 @@ class LaterKernel:
         self._load = load
         self._lock = threading.Lock()
         self._loaded: Kernel | None = None
+        self._respelled = 0
 
     def _kernel(self) -> Kernel:
         with self._lock:
@@ -52,8 +58,18 @@ class LaterKernel:
 
     def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes2D, Bytes2D]:
         """`formats.recodes.fp8_to_mxfp4`."""
+        if self._is_little(window):
+            return recodes.fp8_to_mxfp4(window)
         return self._kernel().fp8_to_mxfp4(window)
 
     def bf16_to_fp8_block(self, window: Window, block: tuple[int, int]) -> tuple[Bytes2D, Bytes2D]:
         """`formats.recodes.bf16_to_fp8_block`."""
+        if self._is_little(window):
+            return recodes.bf16_to_fp8_block(window, block)
         return self._kernel().bf16_to_fp8_block(window, block)
+
+    def _is_little(self, window: Window) -> bool:
+        """Whether numpy has re-spelled this window before the other kernel is loaded."""
+        with self._lock:
+            self._respelled += window.data.nbytes
+            return self._loaded is None and self._respelled < WORTH_LOADING_BYTES

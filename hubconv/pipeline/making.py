@@ -13,6 +13,7 @@ from hubconv.journal import Ending
 from hubconv.pipeline.run import Run
 from hubconv.progress import human_time
 from hubconv.records import UnitRecord
+from hubconv.steps.schedule import longest_first
 from hubconv.steps.shards import Unit
 
 
@@ -81,7 +82,9 @@ def _made(
     if run.hands is None:
         raise ValueError("a run that makes units has hands")
     _check_disk(run, staging, missing)
-    return run.hands.make(run, staging, missing, ending)
+    # Through a line they come one after the other, in whatever order.
+    ordered = longest_first(missing) if run.request.is_local else missing
+    return run.hands.make(run, staging, ordered, ending)
 
 
 def _read_for(units: Iterable[Unit]) -> int:

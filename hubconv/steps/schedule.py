@@ -17,6 +17,9 @@ from hubconv.steps.spell import FP8_BLOCK_SIDE
 
 MIB: Final = 1024 * 1024
 
+WORK_STEPS: Final = 8
+"""Work of units is compared in so many parts of the largest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -75,6 +78,25 @@ class WindowReads:
     first_row: int
     data: Read
     scales: Read | None
+
+
+def longest_first(units: Sequence[Unit]) -> list[Unit]:
+    """Units in the order in which several workers are done soonest: the most work first.
+
+    Units of about the same work stay in their order.
+    """
+    work = {unit.shard: _work(unit) for unit in units}
+    most = max(work.values(), default=0) or 1
+    return sorted(units, key=lambda unit: -(work[unit.shard] * WORK_STEPS // most))
+
+
+def _work(unit: Unit) -> int:
+    """Source bytes, those twice that no device re-spells."""
+    work = 0
+    for job in (*unit.jobs, *unit.tail):
+        respelled = any(output.content == "recoded_data" for output in job.writes)
+        work += _bytes(job) * (2 if respelled else 1)
+    return work
 
 
 def schedule(unit: Unit, sets: Mapping[str, PartnerSet], limits: Limits) -> tuple[Task, ...]:
