@@ -5,8 +5,10 @@ import re
 from typing import Final
 
 _SECRETS: Final = re.compile(
-    # Tokens are written small; HF_ followed by more is the name of a variable.
-    r"(?-i:hf_(jwt|oauth)_[\w.-]+|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+|hf_[A-Za-z0-9_]{8,})|"
+    # Tokens are written small; HF_ followed by more is the name of a variable. hf_transfer is a
+    # library.
+    r"(?-i:hf_(jwt|oauth)_[\w.-]+|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+|"
+    r"hf_(?!transfer\b)[A-Za-z0-9_]{8,})|"
     r"Bearer\s+\S+|(?<=[?&])(X-Amz-[^=]+|Signature|Policy|Key-Pair-Id)=[^&\s]+",
     re.IGNORECASE,
 )

@@ -3,8 +3,10 @@
 A first word that names a repository or a folder (it holds a `/`) starts `convert`.
 """
 
+import atexit
 import sys
 from collections.abc import Sequence
+from gc import freeze
 from typing import Final
 
 import click
@@ -81,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(group.get_help(click.Context(group, info_name="hubconv")), err=True)
         sys.exit(2)
     as_json = "--json" in words
+    # At the end Python would look through millions of objects for what can go; all of it can.
+    atexit.register(freeze)
     try:
         code = group.main(words, prog_name="hubconv", standalone_mode=False)
     except HubconvError as error:

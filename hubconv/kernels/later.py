@@ -25,10 +25,12 @@ class LaterKernel:
 
     Args:
         load: Loads the other.
+        little: Source bytes that are re-spelled without it, as long as it is not loaded.
     """
 
-    def __init__(self, load: Callable[[], Kernel]) -> None:
+    def __init__(self, load: Callable[[], Kernel], little: int = 0) -> None:
         self._load = load
+        self._little = little
         self._lock = threading.Lock()
         self._loaded: Kernel | None = None
         self._respelled = 0
@@ -72,4 +74,4 @@ class LaterKernel:
         """Whether numpy has re-spelled this window before the other kernel is loaded."""
         with self._lock:
             self._respelled += window.data.nbytes
-            return self._loaded is None and self._respelled < WORTH_LOADING_BYTES
+            return self._loaded is None and self._respelled < self._little

@@ -54,17 +54,22 @@ class Starting:
             weight_bytes: Stored weights that will be converted; `auto` does not wake a device for
                 what the CPU will have done before.
         """
-        if self._loading is not None:
-            self._loading.exception()  # waited for; what failed is told where a kernel is wanted
-        if self._found == "cpu":
-            return choose("cpu", workers)
-        if self._waking is None and weight_bytes < WORTH_WAKING_BYTES:
-            return choose("cpu", workers)
+        if self._found == "cpu" or (self._waking is None and weight_bytes < WORTH_WAKING_BYTES):
+            from hubconv.kernels.later import LaterKernel
+
+            # Bytes can be on their way before it is loaded.
+            return LaterKernel(lambda: self._loaded(workers))
         from hubconv.kernels.waking import WakingKernel
 
         patience = 0.0 if self._waking is None else self._began + PATIENCE_S - time.monotonic()
         waking = self._waking or opening(self._open, "waking")
-        return WakingKernel(lambda: choose("cpu", workers), waking, patience)
+        return WakingKernel(lambda: self._loaded(workers), waking, patience)
+
+    def _loaded(self, workers: int) -> Kernel:
+        """The CPU's kernel, once another thread has loaded its code."""
+        if self._loading is not None:
+            self._loading.exception()  # waited for; what failed is told here
+        return choose("cpu", workers)
 
 
 def opening(open_kernel: Callable[[], Kernel], name: str) -> "Future[Kernel]":

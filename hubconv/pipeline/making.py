@@ -82,9 +82,7 @@ def _made(
     if run.hands is None:
         raise ValueError("a run that makes units has hands")
     _check_disk(run, staging, missing)
-    # Through a line they come one after the other, in whatever order.
-    ordered = longest_first(missing) if run.request.is_local else missing
-    return run.hands.make(run, staging, ordered, ending)
+    return run.hands.make(run, staging, longest_first(missing), ending)
 
 
 def _read_for(units: Iterable[Unit]) -> int:

@@ -1,6 +1,7 @@
 """The line goes from shard to shard, and nobody waits for himself."""
 
 import threading
+import time
 
 import pytest
 
@@ -28,6 +29,27 @@ def test_one_at_a_time():
         assert not other.has_it.wait(0.2)
     assert other.has_it.wait(5)
     other.go_on.set()
+
+
+def test_who_came_first_is_first():
+    """A condition wakes whom it likes: one of three workers once waited for 38 seconds."""
+    turn, order = Turn(), []
+
+    def take(number):
+        with turn.taken():
+            order.append(number)
+
+    with turn.taken():
+        waiting = []
+        for number in range(8):
+            waiting.append(threading.Thread(target=take, args=(number,), daemon=True))
+            waiting[-1].start()
+            deadline = time.monotonic() + 5
+            while len(turn._waiting) <= number and time.monotonic() < deadline:
+                time.sleep(0.001)
+    for thread in waiting:
+        thread.join(5)
+    assert order == list(range(8))
 
 
 def test_letting_go_early_is_enough_and_the_end_of_the_block_takes_nothing_from_the_next():

@@ -7,7 +7,6 @@ import pytest
 
 from hubconv.formats import recodes
 from hubconv.formats.stored import StoredWeight, window
-from hubconv.kernels import later
 from hubconv.kernels.cpu import CpuKernel
 from hubconv.kernels.later import LaterKernel
 
@@ -62,10 +61,9 @@ def test_several_threads_load_it_once():
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 40])
-def test_what_is_re_spelled_is_the_same_with_and_without_it(monkeypatch, limit):
-    monkeypatch.setattr(later, "WORTH_LOADING_BYTES", limit)
+def test_what_is_re_spelled_is_the_same_with_and_without_it(limit):
     loads = Loads()
-    kernel = LaterKernel(loads)
+    kernel = LaterKernel(loads, limit)
     same = [
         (kernel.fp8_to_mxfp4(born_as_fp4()), recodes.fp8_to_mxfp4(born_as_fp4())),
         (
@@ -78,10 +76,9 @@ def test_what_is_re_spelled_is_the_same_with_and_without_it(monkeypatch, limit):
     assert loads.count == (0 if limit else 1)
 
 
-def test_much_of_it_is_worth_loading_for(monkeypatch):
-    monkeypatch.setattr(later, "WORTH_LOADING_BYTES", 3 * born_as_fp4().data.nbytes)
+def test_much_of_it_is_worth_loading_for():
     loads = Loads()
-    kernel = LaterKernel(loads)
+    kernel = LaterKernel(loads, 3 * born_as_fp4().data.nbytes)
     counts = []
     for _ in range(4):
         kernel.fp8_to_mxfp4(born_as_fp4())

@@ -7,7 +7,7 @@ can be hashed and taken is another matter: several have room on it.
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -34,7 +34,9 @@ to start, a link to be asked for."""
 
 
 class Turn:
-    """Goes from thread to thread; one that has it may take it again, for a unit's other shards.
+    """Goes from thread to thread, in the order of asking.
+
+    One that has it may take it again, for a unit's other shards.
 
     Args:
         at_once: Asked while another has it; raises where the run must end now.
@@ -44,6 +46,7 @@ class Turn:
         self._at_once = at_once
         self._free = threading.Condition()
         self._holders: Counter[int] = Counter()
+        self._waiting: deque[object] = deque()
         self._room = 1
 
     @contextmanager
@@ -55,9 +58,8 @@ class Turn:
         """
         me = threading.get_ident()
         with self._free:
-            while me not in self._holders and len(self._holders) >= self._room:
-                self._free.wait(LOOK_S)
-                self._at_once()
+            if me not in self._holders:
+                self._wait()
             self._holders[me] += 1
         held = True
 
@@ -82,6 +84,18 @@ class Turn:
             yield told
         finally:
             let_go()
+
+    def _wait(self) -> None:
+        """Stand in line until there is room: who came first is first."""
+        ticket = object()
+        self._waiting.append(ticket)
+        try:
+            while self._waiting[0] is not ticket or len(self._holders) >= self._room:
+                self._free.wait(LOOK_S)
+                self._at_once()
+        finally:
+            self._waiting.remove(ticket)
+            self._free.notify_all()
 
     def _judge(self, nbytes: int, seconds: float) -> None:
         """Learn how fast the line is, from a transfer that has it."""

@@ -21,7 +21,7 @@ from hubconv.kernels.cuda import canary
 from hubconv.kernels.cuda.compiled import Compile, compile_with_triton
 from hubconv.kernels.cuda.driver import Device, FullDeviceError, FullError
 from hubconv.kernels.cuda.engine import Engine
-from hubconv.kernels.later import LaterKernel
+from hubconv.kernels.later import WORTH_LOADING_BYTES, LaterKernel
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class TritonKernel:
     ) -> None:
         self._device = _found(device)
         self._chunk_bytes = chunk_bytes
-        self._cpu = LaterKernel(lambda: CpuKernel(workers))
+        self._cpu = LaterKernel(lambda: CpuKernel(workers), WORTH_LOADING_BYTES)
         self._memory = Device(int(self._device.removeprefix("cuda:")))
         self._engine = Engine(self._memory, self._cpu, compile_it or compile_with_triton)
         self._lock = threading.Lock()
