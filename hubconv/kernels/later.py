@@ -58,6 +58,16 @@ class LaterKernel:
         """Round a window to NVFP4; see `Kernel`."""
         return self._kernel().encode(window, global_scale, scales)
 
+    def begin_amax(self, window: Window) -> Callable[[], float]:
+        """Begin `amax`; see `Kernel`."""
+        return self._kernel().begin_amax(window)
+
+    def begin_encode(
+        self, window: Window, global_scale: float, scales: Scales
+    ) -> Callable[[], Encoded]:
+        """Begin `encode`; see `Kernel`."""
+        return self._kernel().begin_encode(window, global_scale, scales)
+
     def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes2D, Bytes2D]:
         """`formats.recodes.fp8_to_mxfp4`."""
         if self._is_little(window):

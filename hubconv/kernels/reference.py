@@ -10,7 +10,7 @@ from torch import Tensor
 from hubconv.formats import recodes
 from hubconv.formats.nvfp4 import BLOCK, MIN_SEARCHED_SCALE, Encoded, Quality, Scales
 from hubconv.formats.stored import Bytes2D, Window
-from hubconv.kernels import devices, magnitude, rounding
+from hubconv.kernels import Prompt, devices, magnitude, rounding
 from hubconv.kernels.rounding import Rounded
 from hubconv.kernels.weights import e4m3_values, weights
 
@@ -20,7 +20,7 @@ _CPU_ELEMENTS = 1 << 18
 _CUDA_ELEMENTS = 1 << 23
 
 
-class ReferenceKernel:
+class ReferenceKernel(Prompt):
     """Turns windows of stored weights into NVFP4 with torch. Threads may share an instance.
 
     Args:

@@ -72,6 +72,16 @@ class WakingKernel:
         """Round a window to NVFP4; see `Kernel`."""
         return self._worker().encode(window, global_scale, scales)
 
+    def begin_amax(self, window: Window) -> Callable[[], float]:
+        """Begin `amax`; see `Kernel`."""
+        return self._worker().begin_amax(window)
+
+    def begin_encode(
+        self, window: Window, global_scale: float, scales: Scales
+    ) -> Callable[[], Encoded]:
+        """Begin `encode`; see `Kernel`."""
+        return self._worker().begin_encode(window, global_scale, scales)
+
     def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes2D, Bytes2D]:
         """`formats.recodes.fp8_to_mxfp4`."""
         return self._now().fp8_to_mxfp4(window)

@@ -1,16 +1,17 @@
 """From windows of source bytes to the tensors of an output shard, in the planned order."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Final
 
 from hubconv.ends import Sink
 from hubconv.errors import DamagedError, IntegrityError
 from hubconv.formats import recodes, stored
 from hubconv.formats.layouts import layout as find_layout
-from hubconv.formats.nvfp4 import Quality, global_scale, global_scale_amax
+from hubconv.formats.nvfp4 import Encoded, Quality, global_scale, global_scale_amax
 from hubconv.formats.stored import NonFiniteError, Window
-from hubconv.kernels import Kernel
+from hubconv.kernels import Kernel, one_ahead
 from hubconv.records import TensorQuality
 from hubconv.steps.decide import Job
 from hubconv.steps.partners import keep_option
@@ -98,13 +99,18 @@ class Writer:
 
     def _measure(self, task: Task) -> None:
         """Find the largest weight of a job; hold its windows where the schedule says so."""
-        amax, held = 0.0, []
+        held: list[Window] = []
         try:
             with self._reader.measuring(task) as reader:
-                for window in reader.windows(task.job):
-                    amax = max(amax, self._kernel.amax(window))
-                    if task.held:
-                        held.append(window)
+
+                def begun() -> Iterator[Callable[[], float]]:
+                    for window in reader.windows(task.job):
+                        if task.held:
+                            held.append(window)
+                        yield self._kernel.begin_amax(window)
+
+                with closing(one_ahead(begun())) as found:
+                    amax = max(found, default=0.0)
         except NonFiniteError as error:
             raise _named(error, task.job, self._plan) from error
         self._amax[task.job.module] = amax
@@ -116,15 +122,13 @@ class Writer:
         if job.weight is None:
             raise ValueError(f"{job.module} has no weight")
         scale = self._global_scale(job)
-        quality, scales, amax = Quality(), bytearray(), 0.0
-        windows = self._held.pop(job.module) if task.held else self._reader.windows(job)
-        for window in windows:
-            if not task.held:  # measured on bytes that nothing had proven
-                amax = max(amax, self._kernel.amax(window))
-            encoded = self._kernel.encode(window, scale, self._plan.recipe.scales)
-            write(encoded.codes.reshape(-1).data)
-            scales += encoded.scales.reshape(-1).data
-            quality += encoded.quality
+        quality, scales, seen = Quality(), bytearray(), [0.0]
+        with closing(one_ahead(self._encoding(task, job, scale, seen))) as made:
+            for encoded in made:
+                write(encoded.codes.reshape(-1).data)
+                scales += encoded.scales.reshape(-1).data
+                quality += encoded.quality
+        amax = max(seen)
         if not task.held and amax != self._amax[job.module]:
             raise DamagedError(
                 f"The largest weight of {job.module} was {self._amax[job.module]!r} when its set "
@@ -137,6 +141,16 @@ class Writer:
             write(bytes(scales) if is_table else self._scalar(job, output, scale))
         shape = (job.weight.rows, job.weight.cols)
         return TensorQuality(job.module, job.role, shape, scale, quality)
+
+    def _encoding(
+        self, task: Task, job: Job, scale: float, seen: list[float]
+    ) -> Iterator[Callable[[], Encoded]]:
+        """Begin each window of a weight; `seen` receives the largest weights of those not held."""
+        windows = self._held.pop(job.module) if task.held else self._reader.windows(job)
+        for window in windows:
+            if not task.held:  # measured on bytes that nothing had proven
+                seen.append(self._kernel.amax(window))
+            yield self._kernel.begin_encode(window, scale, self._plan.recipe.scales)
 
     def _scalar(self, job: Job, output: Output, scale: float) -> bytes:
         if output.content == "global_scale":

@@ -35,8 +35,12 @@ class Reference:
 def check(reference, form="fp8", *, mixed=False, device=None):
     device = device or CpuKernel(1)
     canary.check(
-        form, mixed=mixed, reference=reference, amax=device.amax, encode=device.encode
-    )  # fmt: skip
+        form,
+        mixed=mixed,
+        reference=reference,
+        begin_amax=device.begin_amax,
+        begin_encode=device.begin_encode,
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)

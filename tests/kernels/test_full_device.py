@@ -39,13 +39,13 @@ class PlayedEngine:
         if min(chunk_bytes, window.data.nbytes) > self.room:
             raise FullError
 
-    def amax(self, window, chunk_bytes):
+    def begin_amax(self, window, chunk_bytes):
         self._fit(window, chunk_bytes)
-        return self._cpu.amax(window)
+        return self._cpu.begin_amax(window)
 
-    def encode(self, window, scale, rule, chunk_bytes):
+    def begin_encode(self, window, scale, rule, chunk_bytes):
         self._fit(window, chunk_bytes)
-        return self._cpu.encode(window, scale, rule)
+        return self._cpu.begin_encode(window, scale, rule)
 
     def release(self):
         pass

@@ -20,6 +20,7 @@ from hubconv.formats.stored import (
     Window,
     dequantize,
 )
+from hubconv.kernels import Prompt
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -40,7 +41,7 @@ _MAGNITUDES = {
 _SLOT_BITS = {"fp8": (4, 0), "mxfp4": (4, 0), "int4": (2, 7)}
 
 
-class CpuKernel:
+class CpuKernel(Prompt):
     """Turns windows of stored weights into NVFP4. Threads may share an instance.
 
     Everything is compiled, or loaded as it was compiled before, when the first one is made.

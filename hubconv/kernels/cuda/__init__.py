@@ -97,17 +97,20 @@ class TritonKernel:
         Raises:
             NonFiniteError: A weight or a scale is NaN or infinite, or their product is.
         """
+        return self.begin_amax(window)()
+
+    def begin_amax(self, window: Window) -> Callable[[], float]:
+        """Begin `amax`; see `Kernel`."""
         # The device takes whole blocks; other columns are recoded, never rounded to NVFP4.
         if not window.rows or window.weight.cols % BLOCK:
-            return self._cpu.amax(window)
+            return self._cpu.begin_amax(window)
 
-        def run(chunk_bytes: int) -> float:
+        def begin(chunk_bytes: int) -> Callable[[], float]:
             if not self._works_on(window):
-                return self._cpu.amax(window)
-            return self._engine.amax(window, chunk_bytes)
+                return self._cpu.begin_amax(window)
+            return self._engine.begin_amax(window, chunk_bytes)
 
-        found = self._with_room(run)
-        return self._cpu.amax(window) if found is None else found
+        return self._with_room(begin) or self._cpu.begin_amax(window)
 
     def encode(self, window: Window, global_scale: float, scales: Scales) -> Encoded:
         """Round a window to NVFP4 under a given global scale, and measure the distance.
@@ -123,16 +126,22 @@ class TritonKernel:
         Raises:
             NonFiniteError: A weight or a scale is NaN or infinite, or their product is.
         """
+        return self.begin_encode(window, global_scale, scales)()
+
+    def begin_encode(
+        self, window: Window, global_scale: float, scales: Scales
+    ) -> Callable[[], Encoded]:
+        """Begin `encode`; see `Kernel`."""
         if not window.rows:
-            return self._cpu.encode(window, global_scale, scales)
+            return self._cpu.begin_encode(window, global_scale, scales)
 
-        def run(chunk_bytes: int) -> Encoded:
+        def begin(chunk_bytes: int) -> Callable[[], Encoded]:
             if not self._works_on(window):
-                return self._cpu.encode(window, global_scale, scales)
-            return self._engine.encode(window, global_scale, scales, chunk_bytes)
+                return self._cpu.begin_encode(window, global_scale, scales)
+            return self._engine.begin_encode(window, global_scale, scales, chunk_bytes)
 
-        found = self._with_room(run)
-        return self._cpu.encode(window, global_scale, scales) if found is None else found
+        begun = self._with_room(begin)
+        return begun or self._cpu.begin_encode(window, global_scale, scales)
 
     def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes2D, Bytes2D]:
         """`formats.recodes.fp8_to_mxfp4`, on the CPU: few tensors are re-spelled."""
@@ -185,8 +194,10 @@ class TritonKernel:
             form,
             mixed=mixed,
             reference=lambda: self._cpu,
-            amax=lambda window: engine.amax(window, CHUNK_BYTES),
-            encode=lambda window, scale, rule: engine.encode(window, scale, rule, CHUNK_BYTES),
+            begin_amax=lambda window: engine.begin_amax(window, CHUNK_BYTES),
+            begin_encode=lambda window, scale, rule: engine.begin_encode(
+                window, scale, rule, CHUNK_BYTES
+            ),
         )
         self._trusted[form, mixed] = True
 

@@ -23,37 +23,49 @@ _COLS: Final = 544
 _INT4_ZEROS: Final = INT4_ZERO * 0x11  # a byte of two of them
 _AWKWARD: Final = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, 0.0, -0.0)
 
-Largest = Callable[[Window], float]
-Encode = Callable[[Window, float, Scales], Encoded]
+BeginLargest = Callable[[Window], Callable[[], float]]
+BeginEncode = Callable[[Window, float, Scales], Callable[[], Encoded]]
 
 
 def check(
-    form: str, *, mixed: bool, reference: Callable[[], Kernel], amax: Largest, encode: Encode
+    form: str,
+    *,
+    mixed: bool,
+    reference: Callable[[], Kernel],
+    begin_amax: BeginLargest,
+    begin_encode: BeginEncode,
 ) -> None:
     """Compare what a device makes of some windows with what the CPU makes of them.
+
+    All of it is begun before the first of it is waited for, as a unit does with its windows.
 
     Args:
         form: fp8, mxfp4, int4, BF16, F16 or F32.
         mixed: Whether blocks of 16 lie under several scales; fp8 and int4 alone.
         reference: Gives the kernel that is right, where its answer is not known yet.
-        amax: The device's largest magnitude.
-        encode: The device's rounding.
+        begin_amax: Begins the device's largest magnitude.
+        begin_encode: Begins the device's rounding.
 
     Raises:
         IntegrityError: A byte or a figure differs.
     """
     # The kernels have a way of their own for global scales far from those of common weights.
-    for exponent in (0, -13):
-        window = _window(form, exponent, mixed=mixed)
-        right = answer(window, reference)
-        same = amax(window) == right.largest
-        for rule, scale, expected in right.asked():
-            same = same and _equal(expected, encode(window, scale, rule))
-        if not same:
-            raise IntegrityError(
-                f"The CUDA device gives other bytes than the CPU for {form} weights.",
-                "Use --device cpu, and report the card, its driver, torch and Triton.",
-            )
+    windows = [_window(form, exponent, mixed=mixed) for exponent in (0, -13)]
+    right = [answer(window, reference) for window in windows]
+    largest = [
+        (begin_amax(window), told.largest) for window, told in zip(windows, right, strict=True)
+    ]
+    encoded = [
+        (begin_encode(window, scale, rule), expected)
+        for window, told in zip(windows, right, strict=True)
+        for rule, scale, expected in told.asked()
+    ]
+    same = all(found() == expected for found, expected in largest)
+    if not all([same, *(_equal(expected, found()) for found, expected in encoded)]):
+        raise IntegrityError(
+            f"The CUDA device gives other bytes than the CPU for {form} weights.",
+            "Use --device cpu, and report the card, its driver, torch and Triton.",
+        )
 
 
 def _equal(expected: Encoded, found: Encoded) -> bool:

@@ -1,11 +1,12 @@
 """Windows through the CUDA device, chunk by chunk: copy in, compute, copy out.
 
-Each calling thread has two slots of its own. While one chunk is computed the next is on its way in
-and the one before on its way out; several threads overlap in the same way.
+Each calling thread has two slots of its own, used in turn. While one chunk is computed the next is
+on its way in and the one before on its way out, and the thread may read and write meanwhile;
+several threads overlap in the same way.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +19,7 @@ from hubconv.kernels import Kernel
 from hubconv.kernels.cuda import variants
 from hubconv.kernels.cuda.compiled import Compile, binary
 from hubconv.kernels.cuda.driver import Bytes, Device, Function
-from hubconv.kernels.cuda.slots import Slot
+from hubconv.kernels.cuda.slots import Figures, Lane, Slot
 from hubconv.kernels.cuda.variants import FIGURES, Variant, geometry
 
 _INFINITY = 0x7F800000
@@ -44,32 +45,40 @@ class Engine:
         self._lock = threading.Lock()
         self._functions: dict[Variant, tuple[Function, list[Any]]] = {}
 
-    def amax(self, window: Window, chunk_bytes: int) -> float:
-        """Largest magnitude of a window's weights, an exact float32 number.
+    def begin_amax(self, window: Window, chunk_bytes: int) -> Callable[[], float]:
+        """Begin to look for the largest magnitude of a window's weights.
 
         Args:
             window: At least one row of a stored weight; columns a multiple of 16.
             chunk_bytes: Stored bytes that each of two slots holds at a time.
 
+        Returns:
+            Waits for it, an exact float32 number, on the thread that began. It raises
+            NonFiniteError where a weight or a scale is NaN or infinite, or their product is.
+
         Raises:
-            NonFiniteError: A weight or a scale is NaN or infinite, or their product is.
             FullError: The device has no room for such chunks.
         """
-        with self._passing() as (slots, tops):
-            for index, (first, last) in enumerate(_cuts(window, chunk_bytes)):
-                slot = slots[index % 2]
-                tops += slot.taken()
-                with slot.working():
+        figures: Figures = {}
+        with self._beginning() as lane:
+            for part, (first, last) in enumerate(_cuts(window, chunk_bytes)):
+                slot = lane.next()
+                with slot.working(figures, part, window):
                     self._start_amax(slot, window.part(first, last))
-        bits = int(np.concatenate(tops).view(np.int32).max())
-        if bits >= _INFINITY:
-            self._refuse(window)
-        return float(np.int32(bits).view(np.float32))
 
-    def encode(
+        def largest() -> float:
+            tops = np.concatenate(lane.finished(figures)).view(np.int32)
+            bits = int(tops.max())
+            if bits >= _INFINITY:
+                self._refuse(window)
+            return float(np.int32(bits).view(np.float32))
+
+        return largest
+
+    def begin_encode(
         self, window: Window, global_scale: float, rule: Scales, chunk_bytes: int
-    ) -> Encoded:
-        """Round a window to NVFP4 under a given global scale, and measure the distance.
+    ) -> Callable[[], Encoded]:
+        """Begin to round a window to NVFP4 under a given global scale.
 
         Args:
             window: At least one row of a stored weight; columns a multiple of 16.
@@ -78,25 +87,31 @@ class Engine:
             chunk_bytes: Stored bytes that each of two slots holds at a time.
 
         Returns:
-            Codes and scales in pinned memory that is theirs alone, for as long as they are used.
+            Waits for codes and scales, in pinned memory that is theirs alone for as long as they
+            are used, on the thread that began. It raises NonFiniteError where a weight or a scale
+            is NaN or infinite, or their product is.
 
         Raises:
-            NonFiniteError: A weight or a scale is NaN or infinite, or their product is.
             FullError: The device has no room for such chunks.
         """
         rows, blocks = window.rows, window.rows * (window.weight.cols // BLOCK)
         memory = self._device.pinned.take((_CODE_BYTES + 1) * blocks)
         codes = memory[: _CODE_BYTES * blocks].reshape(rows, -1)
         scales = memory[_CODE_BYTES * blocks :].reshape(rows, -1)
-        with self._passing() as (slots, figures):
-            for index, (first, last) in enumerate(_cuts(window, chunk_bytes)):
-                slot = slots[index % 2]
-                figures += slot.taken()
+        figures: Figures = {}
+        with self._beginning() as lane:
+            for part, (first, last) in enumerate(_cuts(window, chunk_bytes)):
+                slot = lane.next()
                 outputs = (codes[first:last].reshape(-1), scales[first:last].reshape(-1))
-                with slot.working():
-                    part = window.part(first, last)
-                    self._start_encode(slot, part, outputs, global_scale, rule)
-        return Encoded(codes, scales, self._quality(window, figures, blocks))
+                with slot.working(figures, part, window, memory):
+                    chunk = window.part(first, last)
+                    self._start_encode(slot, chunk, outputs, global_scale, rule)
+
+        def made() -> Encoded:
+            quality = self._quality(window, lane.finished(figures), blocks)
+            return Encoded(codes, scales, quality)
+
+        return made
 
     def _quality(self, window: Window, figures: list[Bytes], blocks: int) -> Quality:
         table = np.concatenate(figures).view(np.float64).reshape(-1, FIGURES)
@@ -107,26 +122,24 @@ class Engine:
 
     def release(self) -> None:
         """Give back the device memory that this thread holds, so that smaller pieces fit."""
-        for slot in self._slots():
-            slot.clear()
+        self._lane().clear()
 
     @contextmanager
-    def _passing(self) -> Iterator[tuple[tuple[Slot, Slot], list[Bytes]]]:
-        """This thread's slots, and a list for figures that holds all of them in the end."""
-        slots = self._slots()
-        figures: list[Bytes] = []
+    def _beginning(self) -> Iterator[Lane]:
+        """This thread's slots; before an error leaves, nothing is under way in them."""
+        lane = self._lane()
         try:
-            yield slots, figures
-        finally:  # also before an error leaves: the memory around a copy under way must stay
-            for slot in slots:
-                figures += slot.taken()
+            yield lane
+        except BaseException:
+            lane.settle()
+            raise
 
-    def _slots(self) -> tuple[Slot, Slot]:
-        if not hasattr(self._of_thread, "slots"):
+    def _lane(self) -> Lane:
+        if not hasattr(self._of_thread, "lane"):
             self._device.enter()
-            self._of_thread.slots = (Slot(self._device), Slot(self._device))
-        slots: tuple[Slot, Slot] = self._of_thread.slots
-        return slots
+            self._of_thread.lane = Lane(self._device)
+        lane: Lane = self._of_thread.lane
+        return lane
 
     def _start_amax(self, slot: Slot, chunk: Window) -> None:
         layout = geometry(chunk)
