@@ -28,11 +28,9 @@ def played_compile(variant, _capability):
 
 
 def played_top(data):
-    """[programs] int32: the largest byte of each program as float32 bits; 255 stands for infinity."""
-    tops = [
-        part.max()
-        for part in np.array_split(data, range(PROGRAM * BLOCK, data.size, PROGRAM * BLOCK))
-    ]
+    """[programs] int32: each program's largest byte as float32 bits; 255 stands for infinity."""
+    step = PROGRAM * BLOCK
+    tops = [data[first : first + step].max() for first in range(0, data.size, step)]
     values = [math.inf if top == 255 else float(top) for top in tops]
     return np.array(values, np.float32).view(np.int32)
 
@@ -45,7 +43,7 @@ def played_code(data, scale):
     programs = np.array_split(blocks, range(PROGRAM, len(blocks), PROGRAM))
     figures = np.zeros((len(programs), 4))
     for row, part in zip(figures, programs, strict=True):
-        row[:3] = part.sum(), part[:, 0].sum(), part.max()
+        row[:3] = part.sum() / 3, part[:, 0].sum() / 7, part.max()
     return codes, scales, figures
 
 

@@ -7,7 +7,6 @@ several threads overlap in the same way.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -59,12 +58,11 @@ class Engine:
         Raises:
             FullError: The device has no room for such chunks.
         """
-        figures: Figures = {}
-        with self._beginning() as lane:
-            for part, (first, last) in enumerate(_cuts(window, chunk_bytes)):
-                slot = lane.next()
-                with slot.working(figures, part, window):
-                    self._start_amax(slot, window.part(first, last))
+        lane, figures = self._lane(), Figures()
+        for part, (first, last) in enumerate(_cuts(window, chunk_bytes)):
+            slot = lane.next()
+            with slot.working(figures, part, window):
+                self._start_amax(slot, window.part(first, last))
 
         def largest() -> float:
             tops = np.concatenate(lane.finished(figures)).view(np.int32)
@@ -98,14 +96,13 @@ class Engine:
         memory = self._device.pinned.take((_CODE_BYTES + 1) * blocks)
         codes = memory[: _CODE_BYTES * blocks].reshape(rows, -1)
         scales = memory[_CODE_BYTES * blocks :].reshape(rows, -1)
-        figures: Figures = {}
-        with self._beginning() as lane:
-            for part, (first, last) in enumerate(_cuts(window, chunk_bytes)):
-                slot = lane.next()
-                outputs = (codes[first:last].reshape(-1), scales[first:last].reshape(-1))
-                with slot.working(figures, part, window, memory):
-                    chunk = window.part(first, last)
-                    self._start_encode(slot, chunk, outputs, global_scale, rule)
+        lane, figures = self._lane(), Figures()
+        for part, (first, last) in enumerate(_cuts(window, chunk_bytes)):
+            slot = lane.next()
+            outputs = (codes[first:last].reshape(-1), scales[first:last].reshape(-1))
+            with slot.working(figures, part, window, memory):
+                chunk = window.part(first, last)
+                self._start_encode(slot, chunk, outputs, global_scale, rule)
 
         def made() -> Encoded:
             quality = self._quality(window, lane.finished(figures), blocks)
@@ -123,16 +120,6 @@ class Engine:
     def release(self) -> None:
         """Give back the device memory that this thread holds, so that smaller pieces fit."""
         self._lane().clear()
-
-    @contextmanager
-    def _beginning(self) -> Iterator[Lane]:
-        """This thread's slots; before an error leaves, nothing is under way in them."""
-        lane = self._lane()
-        try:
-            yield lane
-        except BaseException:
-            lane.settle()
-            raise
 
     def _lane(self) -> Lane:
         if not hasattr(self._of_thread, "lane"):
