@@ -11,7 +11,7 @@ from hubconv.formats import recodes, stored
 from hubconv.formats.layouts import layout as find_layout
 from hubconv.formats.nvfp4 import Encoded, Quality, global_scale, global_scale_amax
 from hubconv.formats.stored import NonFiniteError, Window
-from hubconv.kernels import Kernel, one_ahead
+from hubconv.kernels import Kernel, done, one_ahead
 from hubconv.records import TensorQuality
 from hubconv.steps.decide import Job
 from hubconv.steps.partners import keep_option
@@ -52,7 +52,7 @@ class Writer:
         self._sink = sink
         self._converted = converted
         self._layout = find_layout(plan.layout)
-        self._amax: dict[str, float] = {}
+        self._amax: dict[str, Callable[[], float]] = {}
         self._held: dict[str, list[Window]] = {}
 
     def run(self, unit: Unit, tasks: Sequence[Task]) -> list[TensorQuality]:
@@ -98,24 +98,31 @@ class Writer:
     # ── NVFP4 ────────────────────────────────────────────────────────────────────────────────
 
     def _measure(self, task: Task) -> None:
-        """Find the largest weight of a job; hold its windows where the schedule says so."""
-        held: list[Window] = []
+        """Look for the largest weight of a job; hold its windows where the schedule says so."""
+        module = task.job.module
         try:
             with self._reader.measuring(task) as reader:
-
-                def begun() -> Iterator[Callable[[], float]]:
+                if task.held:
+                    windows, begun = self._held.setdefault(module, []), []
                     for window in reader.windows(task.job):
-                        if task.held:
-                            held.append(window)
-                        yield self._kernel.begin_amax(window)
-
-                with closing(one_ahead(begun())) as found:
-                    amax = max(found, default=0.0)
+                        windows.append(window)
+                        begun.append(self._kernel.begin_amax(window))
+                    self._amax[module] = lambda: max((each() for each in begun), default=0.0)
+                    return
+                each = (self._kernel.begin_amax(window) for window in reader.windows(task.job))
+                with closing(one_ahead(each)) as found:
+                    self._amax[module] = done(max(found, default=0.0))
         except NonFiniteError as error:
             raise _named(error, task.job, self._plan) from error
-        self._amax[task.job.module] = amax
-        if task.held:
-            self._held[task.job.module] = held
+
+    def _largest(self, job: Job) -> float:
+        """The largest weight of a job that was measured; waited for where a device still looks."""
+        try:
+            found = self._amax[job.module]()
+        except NonFiniteError as error:
+            raise _named(error, job, self._plan) from error
+        self._amax[job.module] = done(found)
+        return found
 
     def _convert(self, task: Task, write: Write) -> TensorQuality:
         job = task.job
@@ -129,9 +136,9 @@ class Writer:
                 scales += encoded.scales.reshape(-1).data
                 quality += encoded.quality
         amax = max(seen)
-        if not task.held and amax != self._amax[job.module]:
+        if not task.held and amax != self._largest(job):
             raise DamagedError(
-                f"The largest weight of {job.module} was {self._amax[job.module]!r} when its set "
+                f"The largest weight of {job.module} was {self._largest(job)!r} when its set "
                 f"was measured and {amax!r} when it was written.",
                 "The line or the memory garbled it: run the same command again.",
             )
@@ -161,7 +168,7 @@ class Writer:
     def _global_scale(self, job: Job) -> float:
         """From the largest weight of the whole partner set, wherever its members lie."""
         members = self._plan.sets[job.partners].members
-        amax = max(self._amax[member.module] for member in members)
+        amax = max(self._largest(member) for member in members)
         searched = self._plan.recipe.scales == "search"
         return global_scale(amax) if searched else global_scale_amax(amax)
 

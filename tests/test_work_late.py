@@ -1,0 +1,82 @@
+"""A kernel that does its work only when it is waited for: the same bytes, the same words."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+from checkpoints.broken import BROKEN
+from profiles.walks import bench_of, copy_of, make, result, source_folder
+
+from hubconv.engines import Stop, run_units
+from hubconv.errors import IntegrityError
+from hubconv.kernels import choose
+from hubconv.progress import SilentProgress
+from hubconv.steps.schedule import Limits
+
+NAMES = ["deepseek_v4_sgl_fp8", "deepseek_v3", "llama_bf16", "kimi_k2_thinking", "llama4_bf16"]
+SMALL = {
+    "held": Limits(window_bytes=1024),
+    "not held": Limits(window_bytes=1024, held_bytes=0),
+}
+
+
+class Late:
+    """The CPU's kernel, as late as it may be."""
+
+    def __init__(self):
+        self._cpu = choose("cpu")
+        self.most = self._open = 0
+
+    def __getattr__(self, name):
+        return getattr(self._cpu, name)
+
+    def _begun(self, work, *asked):
+        self._open += 1
+        self.most = max(self.most, self._open)
+        thread = threading.get_ident()
+
+        def end():
+            assert threading.get_ident() == thread
+            self._open -= 1
+            return work(*asked)
+
+        return end
+
+    def begin_amax(self, window):
+        return self._begun(self._cpu.amax, window)
+
+    def begin_encode(self, window, global_scale, scales):
+        return self._begun(self._cpu.encode, window, global_scale, scales)
+
+
+@pytest.mark.parametrize("limits", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bytes_are_those_of_work_that_is_done_at_once(tmp_path, name, limits):
+    late = Late()
+    bench = replace(bench_of(source_folder(name), tmp_path), kernel=late, limits=limits)
+    made = {unit.shard: make(bench, unit).sha256 for unit in bench.plan.units}
+    assert made == {record.shard: record.sha256 for record in result(name).records}
+    assert late.most >= 2
+    assert late._open == 0
+
+
+@pytest.mark.parametrize("limits", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize(
+    ("name", "damage", "like", "recipe"),
+    [
+        ("deepseek_v3", "nan_in_fp8", r"layers\.1\.mlp\.experts\.1\.up", {"policy": "mlp"}),
+        ("deepseek_v3", "nan_in_f32_scale", r"layers\.0\.mlp\.gate_proj", {"policy": "mlp"}),
+        ("llama_bf16", "infinity_in_bf16", r"layers\.0\.mlp\.down_proj", {}),
+        ("llama_bf16", "nan_in_bf16", r"layers\.1\.self_attn\.v_proj", {}),
+    ],
+)
+def test_nan_is_told_of_the_weight_that_holds_it(tmp_path, name, damage, like, recipe, limits):
+    folder = copy_of(name, tmp_path / "source")
+    spoiled = BROKEN[damage](folder, like)
+    bench = bench_of(folder, tmp_path / "target", **recipe)
+    bench = replace(bench, kernel=Late(), limits=limits)
+    with pytest.raises(IntegrityError) as raised:
+        run_units(bench, bench.plan.units, 1, SilentProgress(), Stop())
+    module = spoiled.removesuffix(".weight").removesuffix(".weight_scale_inv")
+    assert raised.value.what.startswith(module)
+    assert "NaN or infinite" in raised.value.what
