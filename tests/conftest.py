@@ -31,8 +31,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest  # noqa: E402
+from installed import INSTALLED  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
 MODES = ("xet", "lfs")
 
 
@@ -217,7 +217,7 @@ class Studio:
             "HF_HOME": str(self.folder / "home"),
             "HF_HUB_DISABLE_UPDATE_CHECK": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(INSTALLED),
         } | more
         return {name: value for name, value in kept.items() if value is not None}
 

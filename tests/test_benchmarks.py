@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from installed import INSTALLED
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(
@@ -17,7 +18,7 @@ SCRIPTS = sorted(
 def test_a_benchmark_says_how_it_is_run(script):
     if script == "gpu_probe.py":
         pytest.importorskip("triton", reason="triton comes with torch's builds for CUDA")
-    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent), "COLUMNS": "100"}
+    environment = {**os.environ, "PYTHONPATH": str(INSTALLED), "COLUMNS": "100"}
     done = subprocess.run(
         [sys.executable, script, "--help"],
         cwd=FOLDER, env=environment, capture_output=True, text=True, timeout=120,

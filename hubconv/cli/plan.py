@@ -112,4 +112,4 @@ def show_plan(made: "Plan", *, as_json: bool, rate: int = 0, nodes: int = 1) -> 
         return
     click.echo(plan_table(made, shutil.get_terminal_size((100, 24)).columns))
     if guess:
-        click.echo("\n" + "\n".join(told(guess)))
+        click.echo("\n" + "\n".join(told(guess, above=bool(made.commit))))

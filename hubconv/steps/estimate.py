@@ -17,6 +17,7 @@ from hubconv.steps.budget import (
     COMMIT_LIMIT,
     RESOLVER_LIMIT,
     WINDOW_S,
+    HubBudget,
     Parts,
     budget_of,
     commits_of,
@@ -139,21 +140,24 @@ def _out_of_step(load: Load, rate: int) -> float:
     return min(max(load.shards, key=sum, default=(0, 0))) / rate
 
 
-def told(made: Estimate) -> list[str]:
-    """An estimate for a person, in lines."""
+def told(made: Estimate, *, above: bool = False) -> list[str]:
+    """An estimate for a person, in lines.
+
+    Args:
+        made: The estimate.
+        above: What one machine asks of the Hub is shown above it.
+    """
     parts = made.parts
     machines = f"{made.nodes} machine{'s' if made.nodes > 1 else ''}"
-    api, files = made.requests
     following = parts[made.next_bottleneck]
     then = f", then {made.next_bottleneck} ({human_time(following)})" if following else ""
     lines = [
         f"At {human_rate(made.rate)} each way on {machines}: about {human_time(made.seconds)}, "
         f"where the line is full and nothing else holds it up",
-        f"{made.commits} commits (the Hub lets a free account make {COMMIT_LIMIT} an hour), "
-        f"{api} API requests and {files} for files ({API_LIMIT} and {RESOLVER_LIMIT} in five "
-        "minutes)",
         f"Held up by: {made.bottleneck} ({human_time(parts[made.bottleneck])}){then}",
     ]
+    if made.nodes > 1 or not above:
+        lines.insert(1, HubBudget(*made.requests, made.commits, 0).words())
     if made.nodes > 1:
         lines.append(f"The Hub would serve {human_bytes(made.nodes * made.rate)} a second each way")
     return lines

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from installed import INSTALLED
 from safetensors import safe_open
 
-ROOT = Path(__file__).parent.parent.parent
 V4 = "deepseek_v4_sgl_fp8"
 BF16 = "llama_bf16"
 QUICK = ("--device", "cpu", "--scales", "amax")
 
 
 def python(script, *words, cwd=None):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(INSTALLED)}
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, words)],
         env=environment,

@@ -4,11 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent.parent
+from installed import INSTALLED
 
 
 def hubconv(*words, cwd):
@@ -16,7 +14,7 @@ def hubconv(*words, cwd):
     mine = {"HF_TOKEN": "hf_mine_and_not_for_demos", "HF_ENDPOINT": "http://127.0.0.1:9"}
     return subprocess.run(
         [sys.executable, "-m", "hubconv", *words],
-        env={**os.environ, **mine, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **mine, "PYTHONPATH": str(INSTALLED)},
         cwd=cwd,
         capture_output=True,
         text=True,

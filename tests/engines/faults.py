@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+from installed import INSTALLED
+
 FAULTY = Path(__file__).parent / "faulty"
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 90
@@ -20,7 +22,8 @@ class Faults:
 
     @property
     def environment(self):
-        return {"HUBCONV_FAULTS": str(self.folder), "PYTHONPATH": f"{FAULTY}{os.pathsep}{ROOT}"}
+        paths = f"{FAULTY}{os.pathsep}{INSTALLED}"
+        return {"HUBCONV_FAULTS": str(self.folder), "PYTHONPATH": paths}
 
     def order(self, kind, shard=""):
         """`kill`, `hang` or `bug` in the middle of a unit; of any, where none is named. Once."""

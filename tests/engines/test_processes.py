@@ -10,6 +10,7 @@ import time
 
 import pytest
 from engines.faults import FAULTY, ROOT, Faults, kill, lives, wait_until
+from installed import INSTALLED
 from profiles.walks import source_folder
 
 from hubconv.engines.process_child import Gone
@@ -260,7 +261,7 @@ def test_a_script_without_a_main_guard_may_convert(tmp_path, expected):
     target = tmp_path / "target"
     done = subprocess.run(
         [sys.executable, script, source_folder(V4), target, count], text=True, check=False,
-        capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path,
+        capture_output=True, env={**os.environ, "PYTHONPATH": str(INSTALLED)}, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(len(expected))]
@@ -275,8 +276,8 @@ def test_a_module_in_the_working_folder_does_not_stand_in_for_another(tmp_path, 
         "processes", *QUICK,
     ]  # fmt: skip
     done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, check=False,
-        capture_output=True,
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(INSTALLED)},
+        text=True, check=False, capture_output=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert shards(room.target) == expected

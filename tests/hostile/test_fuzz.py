@@ -47,7 +47,7 @@ def test_a_short_run_with_atheris_finds_nothing(name, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", f"fuzz.{name}", f"-max_total_time={SECONDS}", str(tmp_path)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)])},
         capture_output=True,
         text=True,
     )

@@ -109,6 +109,13 @@ def test_what_a_person_reads():
     assert "Held up by: line down" in text
 
 
+def test_what_stands_above_is_not_said_twice():
+    one, two = (estimate(even(40, 10**10, 10**10), 10**9, nodes) for nodes in (1, 2))
+    assert "128 an hour" in "\n".join(told(one))
+    assert "128 an hour" not in "\n".join(told(one, above=True))
+    assert "128 an hour" in "\n".join(told(two, above=True))  # they ask for more than one does
+
+
 def test_the_command_estimates_on_request(lfs_studio):
     source = lfs_studio.source("deepseek_v4_sgl_fp8")
     done = lfs_studio.command("plan", source, "--rate", "50MB/s", "--nodes", "2", "--json")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from installed import INSTALLED
 
 ROOT = Path(__file__).parent.parent.parent
 GITHUB = ROOT / ".github"
@@ -132,7 +133,7 @@ class Runner:
         tools = self.folder / "bin"
         tools.mkdir(exist_ok=True)
         uv = tools / "uv"
-        uv.write_text(_UV.format(python=sys.executable, root=ROOT))
+        uv.write_text(_UV.format(python=sys.executable, root=INSTALLED))
         uv.chmod(uv.stat().st_mode | stat.S_IXUSR)
         (self.folder / "event.json").write_text(self.payload)
         self.workspace = self.workspace or self.folder
