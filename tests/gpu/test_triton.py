@@ -22,7 +22,7 @@ import weightmakers  # noqa: E402
 from hubconv.errors import IntegrityError, ResourceError  # noqa: E402
 from hubconv.formats import nvfp4, stored  # noqa: E402
 from hubconv.formats.stored import NonFiniteError, StoredWeight  # noqa: E402
-from hubconv.kernels import cuda, devices  # noqa: E402
+from hubconv.kernels import cuda, devices, one_ahead  # noqa: E402
 from hubconv.kernels.reference import ReferenceKernel  # noqa: E402
 
 CPU = ReferenceKernel("cpu")
@@ -267,6 +267,34 @@ def test_scales_that_are_not_finite_or_overflow(kernel, scale, code, block):
         assert str(caught.value) == str(wanted.value)
 
 
+@gpu
+@on_a_card
+@pytest.mark.parametrize("rule", RULES)
+def test_windows_that_are_begun_one_ahead_in_memory_that_is_used_again(kernel, rule):
+    rng = np.random.default_rng(31)
+    known = []
+
+    def begun():
+        for number in range(60):
+            rows, cols = int(rng.integers(1, 3000)), 16 * int(rng.integers(1, 80))
+            source = made(rng, FORMS[number % len(FORMS)], rows, cols, "wide", -8)
+            window = source.window()
+            room = kernel.stage(window.data.nbytes)
+            room[:] = window.data.reshape(-1).view(np.uint8)
+            staged = stored.window(window.weight, 0, room, source.scales)
+            g = global_scale(CPU.amax(window), rule)
+            known.append((window, g, kernel.begin_amax(staged)))
+            yield kernel.begin_encode(staged, g, rule)
+
+    for number, encoded in enumerate(one_ahead(begun())):
+        window, g, largest = known[number]
+        expected = CPU.encode(window, g, rule)
+        assert np.array_equal(encoded.codes, expected.codes)
+        assert np.array_equal(encoded.scales, expected.scales)
+        assert encoded.quality.exact_blocks == expected.quality.exact_blocks
+        assert largest() == CPU.amax(window)
+
+
 # ── what goes wrong ──────────────────────────────────────────────────────────────────────────
 
 
@@ -298,14 +326,19 @@ def test_a_full_device_gets_smaller_chunks_and_then_the_cpu_works(monkeypatch, c
 def test_a_device_that_gives_other_bytes_is_refused(monkeypatch):
     from hubconv.kernels.cuda.engine import Engine
 
-    encode = Engine.encode
+    begin_encode = Engine.begin_encode
 
     def faulty(engine, *request):
-        encoded = encode(engine, *request)
-        encoded.codes[3, 5] ^= 1
-        return encoded
+        begun = begin_encode(engine, *request)
 
-    monkeypatch.setattr(Engine, "encode", faulty)
+        def ended():
+            encoded = begun()
+            encoded.codes[3, 5] ^= 1
+            return encoded
+
+        return ended
+
+    monkeypatch.setattr(Engine, "begin_encode", faulty)
     with pytest.raises(IntegrityError, match=r"other bytes than the CPU.*--device cpu"):
         cuda.TritonKernel("cuda:0")
 
