@@ -9,16 +9,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-import numpy as np
-import numpy.typing as npt
-
-from hubconv.formats.nvfp4 import Encoded, Scales
-from hubconv.formats.stored import Bytes2D, Window
 from hubconv.kernels import Kernel
+from hubconv.kernels.standin import StandIn
 from hubconv.kernels.starting import opening
 
 
-class WakingKernel:
+class WakingKernel(StandIn):
     """One kernel from the first window on, another as soon as that is ready. Threads may share it.
 
     What opening the second one raises is raised by the next call.
@@ -42,9 +38,9 @@ class WakingKernel:
     @property
     def name(self) -> str:
         """What did the work so far, for reports; what would do it, before any was done."""
-        return " and ".join(self._used) or self._now().name
+        return " and ".join(self._used) or self._kernel().name
 
-    def _now(self) -> Kernel:
+    def _kernel(self) -> Kernel:
         if not self._next.done():
             wait((self._next,), max(0.0, self._deadline - time.monotonic()))
         if self._next.done():
@@ -56,36 +52,6 @@ class WakingKernel:
         return (self._next if self._next.done() else self._first).result()
 
     def _worker(self) -> Kernel:
-        kernel = self._now()
+        kernel = self._kernel()
         self._used.setdefault(kernel.name)
         return kernel
-
-    def stage(self, nbytes: int) -> npt.NDArray[np.uint8]:
-        """[nbytes] uint8 to read a window's bytes into."""
-        return self._now().stage(nbytes)
-
-    def amax(self, window: Window) -> float:
-        """Largest magnitude of a window's weights; see `Kernel`."""
-        return self._worker().amax(window)
-
-    def encode(self, window: Window, global_scale: float, scales: Scales) -> Encoded:
-        """Round a window to NVFP4; see `Kernel`."""
-        return self._worker().encode(window, global_scale, scales)
-
-    def begin_amax(self, window: Window) -> Callable[[], float]:
-        """Begin `amax`; see `Kernel`."""
-        return self._worker().begin_amax(window)
-
-    def begin_encode(
-        self, window: Window, global_scale: float, scales: Scales
-    ) -> Callable[[], Encoded]:
-        """Begin `encode`; see `Kernel`."""
-        return self._worker().begin_encode(window, global_scale, scales)
-
-    def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes2D, Bytes2D]:
-        """`formats.recodes.fp8_to_mxfp4`."""
-        return self._now().fp8_to_mxfp4(window)
-
-    def bf16_to_fp8_block(self, window: Window, block: tuple[int, int]) -> tuple[Bytes2D, Bytes2D]:
-        """`formats.recodes.bf16_to_fp8_block`."""
-        return self._now().bf16_to_fp8_block(window, block)
