@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("what", choices=["line", "gpus"])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--gigabytes", type=float, default=1.0)
-    parser.add_argument("--shards", type=int, default=16)
+    parser.add_argument("--shards", type=int, default=16, help="for line")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--mode", choices=["xet", "lfs"], default="xet")

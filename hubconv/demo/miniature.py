@@ -19,6 +19,7 @@ from hubconv.formats.checkpoint import INDEX_NAME, nbytes_of, write_header, writ
 from hubconv.formats.dtypes import alignment
 
 WORTH_PROCESSES_BYTES: Final = 10**9
+"""Below it processes take longer to begin than they save."""
 
 _EMPTY: Final[Mapping[str, Any]] = {}
 

@@ -157,7 +157,8 @@ def told(made: Estimate, *, above: bool = False) -> list[str]:
         f"Held up by: {made.bottleneck} ({human_time(parts[made.bottleneck])}){then}",
     ]
     if made.nodes > 1 or not above:
-        lines.insert(1, HubBudget(*made.requests, made.commits, 0).words())
+        api, files = made.requests
+        lines.insert(1, HubBudget(api, files, made.commits, lfs_requests=0).words())
     if made.nodes > 1:
         lines.append(f"The Hub would serve {human_bytes(made.nodes * made.rate)} a second each way")
     return lines

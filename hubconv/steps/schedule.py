@@ -91,7 +91,7 @@ def longest_first(units: Sequence[Unit]) -> list[Unit]:
 
 
 def _work(unit: Unit) -> int:
-    """Source bytes, those twice that no device re-spells."""
+    """Source bytes; what is re-spelled counts twice, for no device does that."""
     work = 0
     for job in (*unit.jobs, *unit.tail):
         respelled = any(output.content == "recoded_data" for output in job.writes)

@@ -80,22 +80,26 @@ def largest(data):
     return float(played_top(data).view(np.float32).max())
 
 
-def test_many_windows_one_ahead_and_their_memory_used_again_at_once(play):
-    """A window is let go of when it is begun: its memory must stay until the device has read it."""
-    engine, device, _ = play()
-    rng = np.random.default_rng(0)
+def all_right(engine, device, seed, count):
+    """Whether some windows come out right, each let go of as soon as it is begun."""
+    rng = np.random.default_rng(seed)
     known = []
 
     def begun():
-        for _ in range(40):
+        for _ in range(count):
             rows = int(rng.integers(1, 300))
             made, data, scales = staged(device, rng, rows)
             known.append((data, scales, rows))
             yield engine.begin_encode(made, 1.0, "search", CHUNK)
             del made
 
-    for number, encoded in enumerate(one_ahead(begun())):
-        assert right(encoded, *known[number])
+    return all(right(each, *known[number]) for number, each in enumerate(one_ahead(begun())))
+
+
+def test_many_windows_one_ahead_and_their_memory_used_again_at_once(play):
+    """A window is let go of when it is begun: its memory must stay until the device has read it."""
+    engine, device, _ = play()
+    assert all_right(engine, device, 0, 40)
 
 
 def test_largest_magnitudes_and_codes_in_turn(play):
@@ -158,22 +162,8 @@ def test_what_is_not_finite_is_told_by_the_window_that_holds_it(play):
 
 def test_threads_do_not_meet(play):
     engine, device, _ = play()
-
-    def work(seed):
-        rng = np.random.default_rng(seed)
-        known = []
-
-        def begun():
-            for _ in range(15):
-                rows = int(rng.integers(1, 200))
-                made, data, scales = staged(device, rng, rows)
-                known.append((data, scales, rows))
-                yield engine.begin_encode(made, 1.0, "search", CHUNK)
-
-        return all(right(each, *known[n]) for n, each in enumerate(one_ahead(begun())))
-
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(work, range(8)))
+        assert all(pool.map(lambda seed: all_right(engine, device, seed, 15), range(8)))
 
 
 # ── one ahead ────────────────────────────────────────────────────────────────────────────────────

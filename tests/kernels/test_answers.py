@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from kernels.loading import Loads
 
 from hubconv.errors import IntegrityError
 from hubconv.kernels import cache
@@ -21,17 +22,6 @@ def home(tmp_path, monkeypatch):
     cache.cache_folder.cache_clear()
 
 
-class Reference:
-    """Counts how often the CPU is asked for."""
-
-    def __init__(self):
-        self.asked = 0
-
-    def __call__(self):
-        self.asked += 1
-        return CpuKernel(1)
-
-
 def check(reference, form="fp8", *, mixed=False, device=None):
     device = device or CpuKernel(1)
     canary.check(
@@ -45,23 +35,23 @@ def check(reference, form="fp8", *, mixed=False, device=None):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_second_process_does_not_ask_the_cpu(form):
-    first, second = Reference(), Reference()
+    first, second = Loads(), Loads()
     check(first, form)
     check(second, form)
-    assert (first.asked, second.asked) == (2, 0)  # a window for each size of numbers
+    assert (first.count, second.count) == (2, 0)  # a window for each size of numbers
 
 
 def test_each_form_is_a_question_of_its_own(home):
     for form in FORMS:
-        check(Reference(), form)
-    check(Reference(), "fp8", mixed=True)
-    check(Reference(), "int4", mixed=True)
+        check(Loads(), form)
+    check(Loads(), "fp8", mixed=True)
+    check(Loads(), "int4", mixed=True)
     assert len(list(home.rglob("*.answer"))) == 2 * (len(FORMS) + 2)
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "empty", "other"])
 def test_a_damaged_answer_is_asked_for_again(home, how):
-    check(Reference())
+    check(Loads())
     for path in home.rglob("*.answer"):
         good = path.read_bytes()
         middle = len(good) // 2
@@ -73,18 +63,18 @@ def test_a_damaged_answer_is_asked_for_again(home, how):
                 "other": b'{"largest": 1}\n',
             }[how]
         )
-    again, after = Reference(), Reference()
+    again, after = Loads(), Loads()
     check(again)
     check(after)
-    assert (again.asked, after.asked) == (2, 0)
+    assert (again.count, after.count) == (2, 0)
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(home):
     home.chmod(0o500)
     try:
-        reference = Reference()
+        reference = Loads()
         check(reference)
-        assert reference.asked == 2
+        assert reference.count == 2
     finally:
         home.chmod(0o700)
 
@@ -112,14 +102,14 @@ class Wrong(CpuKernel):
 @pytest.mark.parametrize("known", [False, True])
 def test_a_device_at_fault_is_refused_by_kept_answers_too(fault, known):
     if known:
-        check(Reference())
+        check(Loads())
     with pytest.raises(IntegrityError, match="other bytes than the CPU"):
-        check(Reference(), device=Wrong(fault))
+        check(Loads(), device=Wrong(fault))
 
 
 def test_an_answer_survives_its_own_spelling():
     window = canary._window("BF16", 0, mixed=False)
-    found = answers.answer(window, Reference())
+    found = answers.answer(window, Loads())
     read = answers.Answer.from_bytes(found.to_bytes(), window.rows, window.weight.cols)
     assert read.largest == found.largest
     for mine, other in zip(read.made, found.made, strict=True):

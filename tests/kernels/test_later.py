@@ -4,22 +4,12 @@ import threading
 
 import numpy as np
 import pytest
+from kernels.loading import Loads
 
 from hubconv.formats import recodes
 from hubconv.formats.stored import StoredWeight, window
 from hubconv.kernels.cpu import CpuKernel
 from hubconv.kernels.later import LaterKernel
-
-
-class Loads:
-    """Counts how often the CPU's kernel is loaded."""
-
-    def __init__(self):
-        self.count = 0
-
-    def __call__(self):
-        self.count += 1
-        return CpuKernel(1)
 
 
 def born_as_fp4(rows=64):
