@@ -119,17 +119,19 @@ def test_largest_magnitudes_and_codes_in_turn(play):
 def test_what_nobody_waits_for_writes_into_nobody_elses_memory(play):
     engine, device, _ = play()
     rng = np.random.default_rng(2)
+    mine = []
     for _ in range(20):
         made, _, _ = staged(device, rng, 32)
         engine.begin_encode(made, 1.0, "search", CHUNK)  # dropped
         del made
         gc.collect()
-        mine = [device.pinned.take(9 * 32 * COLS // 16) for _ in range(6)]
-        for each in mine:
-            each[:] = 7
+        for _ in range(6):
+            mine.append(device.pinned.take(9 * 32 * COLS // 16))
+            mine[-1][:] = 7
         other, data, scales = staged(device, rng, 32)
         assert right(engine.begin_encode(other, 1.0, "search", CHUNK)(), data, scales, 32)
-        assert all((each == 7).all() for each in mine)
+    engine.release()  # all of it is done now
+    assert all((each == 7).all() for each in mine)
 
 
 def test_a_full_device_spoils_nothing_that_was_begun_before(play):
