@@ -31,7 +31,7 @@ from checkpoint import write_tiny, write_v4
 from hub_process import HF, HUBCONV, Hub, running
 from line import machine_cpu_seconds
 
-from hubconv.kernels import devices
+from hubconv import devices
 
 SOURCE = "demo-org/scale"
 GOAL = 1.8

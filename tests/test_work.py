@@ -26,7 +26,8 @@ from profiles.walks import (
 )
 
 from hubconv.demo.miniature import Entry, write_checkpoint
-from hubconv.engines import Stop, run_units
+from hubconv.engines.stop import Stop
+from hubconv.engines.threads import run_units
 from hubconv.errors import BrokenLineError, DamagedError, IntegrityError
 from hubconv.formats import stored
 from hubconv.formats.checkpoint import write_header

@@ -7,7 +7,8 @@ import pytest
 from checkpoints.broken import BROKEN
 from profiles.walks import bench_of, copy_of, make, result, source_folder
 
-from hubconv.engines import Stop, run_units
+from hubconv.engines.stop import Stop
+from hubconv.engines.threads import run_units
 from hubconv.errors import IntegrityError
 from hubconv.kernels import choose
 from hubconv.progress import SilentProgress

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hubconv import devices
 from hubconv.cli.actions import tell_outcome, telling
 from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import (
@@ -53,6 +54,8 @@ def convert(
     on where it ended when the same command runs again.
     """
     quiet_libraries(verbose)
+    if not dry_run:
+        devices.ask_early(values["device"])
     from hubconv.opening import refuse_same
     from hubconv.pipeline import Request, plan
     from hubconv.pipeline import convert as run

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hubconv import devices
 from hubconv.cli.actions import telling
 from hubconv.cli.convert import show_outcome
 from hubconv.cli.environment import quiet_libraries
@@ -59,6 +60,7 @@ def work(
     TARGET is needed where the plan file names none. Nothing is published.
     """
     quiet_libraries(verbose)
+    devices.ask_early(values["device"])
     from hubconv.pipeline import work as run
     from hubconv.progress import choose_progress
 

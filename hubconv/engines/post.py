@@ -80,7 +80,8 @@ class Order:
 
 def without_tensors(plan: Plan) -> Plan:
     """What every unit needs of a plan."""
-    return replace(plan, jobs=(), units=(), sets={}, files={}, copies=())
+    facts = replace(plan.facts, linears=(), bare=())
+    return replace(plan, jobs=(), units=(), sets={}, files={}, copies=(), facts=facts)
 
 
 def order_of(plan: Plan, unit: Unit) -> Order:

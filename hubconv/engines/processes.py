@@ -5,6 +5,7 @@ makes several units at a time, in threads. One that is lost is replaced, and its
 """
 
 import contextlib
+import fcntl
 import os
 import pickle
 import queue
@@ -34,6 +35,9 @@ LOOK_S: Final = 0.25
 END_S: Final = 4.0
 """Workers that are told to end give up what they are at; after this time they are killed."""
 
+AHEAD_BYTES: Final = 1024 * 1024
+"""Orders that are on their way to a worker: nobody waits for one that is still importing."""
+
 Event = tuple["Hand", tuple[Any, ...]]
 
 
@@ -57,6 +61,8 @@ class Hand:
             start_new_session=True,
         )
         self._in = cast("BinaryIO", self._process.stdin)
+        with contextlib.suppress(OSError):  # a system may allow less
+            fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, AHEAD_BYTES)
         self._out = cast("BinaryIO", self._process.stdout)
         self._events = events
         self.tell({"parent": os.getpid(), "device": device, "levels": forward.levels()})

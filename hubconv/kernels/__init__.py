@@ -13,10 +13,10 @@ from typing import Final, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from hubconv import devices
 from hubconv.errors import HubconvError, ResourceError
 from hubconv.formats.nvfp4 import Encoded, Scales
 from hubconv.formats.stored import Bytes2D, Window
-from hubconv.kernels import devices
 
 _LOG: Final = logging.getLogger(__name__)
 

@@ -7,10 +7,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hubconv import devices
 from hubconv.formats import recodes
 from hubconv.formats.nvfp4 import BLOCK, MIN_SEARCHED_SCALE, Encoded, Quality, Scales
 from hubconv.formats.stored import Bytes2D, Window
-from hubconv.kernels import Prompt, devices, magnitude, rounding
+from hubconv.kernels import Prompt, magnitude, rounding
 from hubconv.kernels.rounding import Rounded
 from hubconv.kernels.weights import e4m3_values, weights
 

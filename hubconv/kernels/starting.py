@@ -6,7 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
-from hubconv.kernels import Kernel, choose, devices
+from hubconv import devices
+from hubconv.kernels import Kernel, choose
 
 WORTH_WAKING_BYTES: Final = 1024 * 1024 * 1024
 """Two cores convert this much in about the time that a device takes to wake."""

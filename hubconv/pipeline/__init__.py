@@ -8,6 +8,7 @@ others. The journal on the target is all that they share.
 """
 
 import threading
+from typing import Final
 
 from hubconv import card
 from hubconv.folder import FolderTarget
@@ -30,6 +31,9 @@ __all__ = [
     "Outcome", "Plan", "PlanFile", "Recipe", "Request", "Slice", "Worked", "convert", "plan",
     "publish", "work",
 ]  # fmt: skip
+
+PICTURES_S: Final = 0.5
+"""Seconds after which every worker has something to do."""
 
 
 def plan(
@@ -63,8 +67,12 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
             run.progress.note(hub_budget(run.plan).words())
         with run.staged() as staging:
             # The card is drawn in the end: what draws it is imported while others work.
-            threading.Thread(target=card.load, name="pictures").start()
-            done = make(run, staging, run.plan.units)
+            pictures = threading.Timer(PICTURES_S, card.load)
+            pictures.start()
+            try:
+                done = make(run, staging, run.plan.units)
+            finally:
+                pictures.cancel()
             outcome = release(run, staging, done)
         return finished(run, outcome)
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from hubconv import devices
 from hubconv.ends import Staging
-from hubconv.engines import run_units
+from hubconv.engines.threads import run_units
 from hubconv.errors import UsageError
 from hubconv.journal import Ending
-from hubconv.kernels import devices
 from hubconv.pipeline.request import Request
 from hubconv.records import UnitRecord
 from hubconv.steps.schedule import Limits

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from hubconv.ends import Published, Source, Staging, Target
-from hubconv.engines import Stop
+from hubconv.engines.stop import Stop
 from hubconv.errors import ConflictError, HubconvError, UsageError
 from hubconv.journal import Note, RunNote, ending_of
 from hubconv.opening import (

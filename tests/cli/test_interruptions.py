@@ -149,7 +149,7 @@ def test_the_time_limit_ends_a_run_in_order(lfs_studio):
 
 
 def test_what_was_finished_before_the_time_limit_is_staged(lfs_studio, monkeypatch):
-    from hubconv.engines import Stop
+    from hubconv.engines.stop import Stop
     from hubconv.hub.staging import HubStaging
 
     studio, target, stops = lfs_studio, lfs_studio.name(), []

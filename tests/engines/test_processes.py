@@ -13,9 +13,9 @@ from engines.faults import FAULTY, ROOT, Faults, kill, lives, wait_until
 from installed import INSTALLED
 from profiles.walks import source_folder
 
-from hubconv.engines.process_child import Gone
+from hubconv import devices
+from hubconv.engines.process_worker import Gone
 from hubconv.errors import StoppedError
-from hubconv.kernels import devices
 from hubconv.pipeline import Recipe, Request, convert, hands
 from hubconv.steps.schedule import longest_first
 

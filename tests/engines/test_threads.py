@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import pytest
 from profiles.walks import bench_of, source_folder
 
-from hubconv.engines import Stop, run_units, threads
+from hubconv.engines import threads
+from hubconv.engines.stop import Stop
+from hubconv.engines.threads import run_units
 from hubconv.errors import IntegrityError, StoppedError
 from hubconv.progress import SilentProgress
 

@@ -19,10 +19,11 @@ sys.path.append(str(Path(__file__).parent.parent / "kernels"))
 
 import weightmakers  # noqa: E402
 
+from hubconv import devices  # noqa: E402
 from hubconv.errors import IntegrityError, ResourceError  # noqa: E402
 from hubconv.formats import nvfp4, stored  # noqa: E402
 from hubconv.formats.stored import NonFiniteError, StoredWeight  # noqa: E402
-from hubconv.kernels import cuda, devices, one_ahead  # noqa: E402
+from hubconv.kernels import cuda, one_ahead  # noqa: E402
 from hubconv.kernels.reference import ReferenceKernel  # noqa: E402
 
 CPU = ReferenceKernel("cpu")

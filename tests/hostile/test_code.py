@@ -200,7 +200,9 @@ def dangers(path):
             yield ast.unparse(node.func)
 
 
-OWN_PIPES = {"engines/process_child.py": ["pickle"], "engines/processes.py": ["pickle"]}
+OWN_PIPES = {
+    f"engines/{name}.py": ["pickle"] for name in ("process_child", "process_worker", "processes")
+}
 """hubconv's own processes speak to each other so, through pipes that nobody else holds; what comes
 from a source are names, numbers and bytes within, never the pickle itself."""
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from kernels.weightmakers import plain
 
-from hubconv import kernels
+from hubconv import devices, kernels
 from hubconv.errors import ResourceError, of_this_machine
 from hubconv.formats.nvfp4 import global_scale
-from hubconv.kernels import cuda, devices
+from hubconv.kernels import cuda
 from hubconv.kernels.cpu import CpuKernel
 from hubconv.kernels.cuda.driver import FullError
 

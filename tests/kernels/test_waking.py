@@ -5,9 +5,10 @@ import threading
 import numpy as np
 import pytest
 
+from hubconv import devices
 from hubconv.errors import IntegrityError, ResourceError, UsageError
 from hubconv.formats.stored import StoredWeight, window
-from hubconv.kernels import choose, devices, starting
+from hubconv.kernels import choose, starting
 from hubconv.kernels.reference import ReferenceKernel
 from hubconv.kernels.starting import WORTH_WAKING_BYTES, Starting, opening
 from hubconv.kernels.waking import WakingKernel

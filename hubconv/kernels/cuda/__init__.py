@@ -12,10 +12,11 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from hubconv import devices
 from hubconv.errors import ResourceError
 from hubconv.formats.nvfp4 import BLOCK, Encoded, Scales
 from hubconv.formats.stored import Bytes2D, Window
-from hubconv.kernels import Kernel, devices
+from hubconv.kernels import Kernel
 from hubconv.kernels.cpu import CpuKernel
 from hubconv.kernels.cuda import canary
 from hubconv.kernels.cuda.compiled import Compile, compile_with_triton

@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from hubconv.devices import capabilities
 from hubconv.errors import ResourceError
-from hubconv.kernels.devices import capabilities
 
 Bytes = npt.NDArray[np.uint8]
 

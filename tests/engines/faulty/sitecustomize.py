@@ -79,7 +79,7 @@ def on_fake_gpus(count):
 
         module.choose = noted
 
-    return {"hubconv.kernels.devices": found, "hubconv.kernels.starting": started}
+    return {"hubconv.devices": found, "hubconv.kernels.starting": started}
 
 
 def at_work(module):
