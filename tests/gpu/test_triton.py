@@ -21,7 +21,7 @@ import weightmakers  # noqa: E402
 
 from hubconv import devices  # noqa: E402
 from hubconv.errors import IntegrityError, ResourceError  # noqa: E402
-from hubconv.formats import nvfp4, stored  # noqa: E402
+from hubconv.formats import nvfp4, recodes, stored  # noqa: E402
 from hubconv.formats.stored import NonFiniteError, StoredWeight  # noqa: E402
 from hubconv.kernels import cuda, one_ahead  # noqa: E402
 from hubconv.kernels.reference import ReferenceKernel  # noqa: E402
@@ -294,6 +294,88 @@ def test_windows_that_are_begun_one_ahead_in_memory_that_is_used_again(kernel, r
         assert np.array_equal(encoded.scales, expected.scales)
         assert encoded.quality.exact_blocks == expected.quality.exact_blocks
         assert largest() == CPU.amax(window)
+
+
+# ── MXFP4 again ──────────────────────────────────────────────────────────────────────────────
+
+
+def spelled(respell, window):
+    """What becomes of a window, or what is said against it."""
+    try:
+        return [part.tobytes() for part in respell(window)]
+    except IntegrityError as error:
+        return str(error)
+
+
+@gpu
+@on_a_card
+@pytest.mark.parametrize("exponent", [0, -9, -90, 90])
+def test_fp8_that_was_born_as_mxfp4_becomes_it_again_on_the_device_alone(
+    kernel, exponent, monkeypatch
+):
+    monkeypatch.setattr(kernel, "_cpu", None)
+    small = cuda.TritonKernel("cuda:0", chunk_bytes=1 << 18)
+    monkeypatch.setattr(small, "_cpu", None)
+    rng = np.random.default_rng(40)
+    for block in [(128, 128), (1, 32), (3, 64), (16, 1024), (200, 4096)] * 4:
+        rows, cols = int(rng.integers(1, 200)), 32 * int(rng.integers(1, 40))
+        weight = weightmakers.born_as_mxfp4(rng, rows, cols, block, exponent)
+        for window in (weight.window(), weight.window(rows // 2)):
+            wanted = spelled(recodes.fp8_to_mxfp4, window)
+            assert spelled(kernel.fp8_to_mxfp4, window) == wanted
+    weight = weightmakers.born_as_mxfp4(rng, 1003, 2048, (128, 128), exponent)
+    wanted = spelled(recodes.fp8_to_mxfp4, weight.window())
+    assert spelled(small.fp8_to_mxfp4, weight.window()) == wanted
+
+
+@gpu
+@on_a_card
+def test_what_is_no_mxfp4_is_refused_as_the_definition_refuses_it(kernel):
+    rng = np.random.default_rng(41)
+    refused = 0
+    for number in range(200):
+        rows, cols = int(rng.integers(1, 60)), 32 * int(rng.integers(1, 20))
+        weight = weightmakers.born_as_mxfp4(rng, rows, cols, [(128, 128), (5, 32)][number % 2])
+        data = bytearray(weight.data)
+        data[rng.integers(len(data))] = rng.integers(256)
+        scales = np.frombuffer(weight.scales, np.float32).copy()
+        if number % 3 == 0:
+            odd = [2.0**-149, 2.0**-127, 1.5, -2.0, np.inf, np.nan, 0.0, 2.0**127, 2.0**-126]
+            scales[rng.integers(scales.size)] = rng.choice(odd)
+        window = stored.window(weight.weight, 0, bytes(data), scales.tobytes())
+        with np.errstate(all="ignore"):
+            wanted = spelled(recodes.fp8_to_mxfp4, window)
+            assert spelled(kernel.fp8_to_mxfp4, window) == wanted
+        refused += isinstance(wanted, str)
+    assert 20 < refused < 180
+
+
+@gpu
+@on_a_card
+def test_groups_under_several_scales_are_left_to_the_cpu(kernel):
+    rng = np.random.default_rng(42)
+    weight = weightmakers.fp8(rng, 40, 96, (4, 16), "F8_E8M0", "zeros", 0)
+    window = weight.window()
+    assert spelled(kernel.fp8_to_mxfp4, window) == spelled(recodes.fp8_to_mxfp4, window)
+
+
+@gpu
+@on_a_card
+def test_a_device_that_spells_otherwise_is_refused(monkeypatch):
+    from hubconv.kernels.cuda.engine import Engine
+
+    respell = Engine.respell
+
+    def faulty(engine, *request):
+        made = respell(engine, *request)
+        if made is not None:
+            made[0][3, 5] ^= 1
+        return made
+
+    monkeypatch.setattr(Engine, "respell", faulty)
+    weight = weightmakers.born_as_mxfp4(np.random.default_rng(43), 8, 64, (8, 64))
+    with pytest.raises(IntegrityError, match=r"other bytes than the CPU.*--device cpu"):
+        cuda.TritonKernel("cuda:0").fp8_to_mxfp4(weight.window())
 
 
 # ── what goes wrong ──────────────────────────────────────────────────────────────────────────

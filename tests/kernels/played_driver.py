@@ -47,6 +47,16 @@ def played_code(data, scale):
     return codes, scales, figures
 
 
+def played_spelling(data, scale):
+    """Pairs [groups * 16], exponents [groups] and wrong groups [programs] int32: those with 255."""
+    groups = data.reshape(-1, 2 * BLOCK)
+    pairs = (groups[:, :BLOCK] ^ np.uint8(MASK) ^ np.uint8(scale)).reshape(-1)
+    exponents = groups.sum(1, np.uint64).astype(np.uint8)
+    bad = (groups == 255).any(1)
+    programs = np.array_split(bad, range(PROGRAM, len(groups), PROGRAM))
+    return pairs, exponents, np.array([part.sum() for part in programs], np.int32)
+
+
 class PlayedDriver:
     """The functions of `hubconv.kernels.cuda.driver.Driver`.
 
@@ -119,7 +129,7 @@ class PlayedDriver:
     def launch(self, function, *asked):
         stream, parameters = asked[-3], asked[-2]
         name = self._functions[function.value]
-        work = _amax if name.startswith("amax") else _encode
+        work = {"amax": _amax, "encode": _encode, "respell": _respell}[name.partition("-")[0]]
         return self._ask(stream, work(parameters))
 
     def record(self, event, stream):
@@ -203,5 +213,17 @@ def _encode(parameters):
         made = played_code(_bytes(data, blocks * BLOCK), _bytes(scale, 1)[0])
         for address, part in zip((codes, scales, figures), made, strict=True):
             _bytes(address, part.nbytes)[:] = part.reshape(-1).view(np.uint8)
+
+    return work
+
+
+def _respell(parameters):
+    kinds = (*[ctypes.c_uint64] * 5, ctypes.c_int32)
+    data, scale, pairs, exponents, wrongs, blocks = _values(parameters, *kinds)
+
+    def work():
+        made = played_spelling(_bytes(data, blocks * BLOCK), _bytes(scale, 1)[0])
+        for address, part in zip((pairs, exponents, wrongs), made, strict=True):
+            _bytes(address, part.nbytes)[:] = part.view(np.uint8)
 
     return work

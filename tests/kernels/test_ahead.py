@@ -5,7 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from kernels.played_driver import PlayedDriver, played_code, played_compile, played_top
+from kernels.played_driver import (
+    PlayedDriver,
+    played_code,
+    played_compile,
+    played_spelling,
+    played_top,
+)
 
 from hubconv.errors import HubconvError
 from hubconv.formats.stored import NonFiniteError, StoredWeight, window
@@ -160,6 +166,25 @@ def test_what_is_not_finite_is_told_by_the_window_that_holds_it(play):
     with pytest.raises(NonFiniteError):
         worse()
     assert fine() == largest(data)
+
+
+def test_what_is_spelled_anew_comes_chunk_by_chunk_or_not_at_all(play):
+    engine, device, _ = play()
+    rng = np.random.default_rng(5)
+    for rows in (1, 63, 64, 65, 300):
+        made, data, scales = staged(device, rng, rows)
+        step = CHUNK // COLS
+        parts = [
+            played_spelling(data[first * COLS : (first + step) * COLS], scales[4 * first])
+            for first in range(0, rows, step)
+        ]
+        pairs, exponents = engine.respell(made, CHUNK)
+        assert pairs.shape == (rows, COLS // 2)
+        assert exponents.shape == (rows, COLS // 32)
+        assert np.array_equal(pairs.reshape(-1), np.concatenate([part[0] for part in parts]))
+        assert np.array_equal(exponents.reshape(-1), np.concatenate([part[1] for part in parts]))
+        made.data[rng.integers(rows), rng.integers(COLS)] = 255
+        assert engine.respell(made, CHUNK) is None
 
 
 def test_threads_do_not_meet(play):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hubconv.formats.nvfp4 import E2M1, E4M3_VALUES
 from hubconv.formats.stored import StoredWeight, Window, window
 
 FLAVOURS = ("gaussian", "sparse", "ties", "zeros", "outlier", "wide", "extreme")
@@ -71,6 +72,21 @@ def fp8(rng, rows, cols, block, scale_dtype, flavour, exponent=0):
     weight = StoredWeight("fp8", "F8_E4M3", rows, cols, scale_dtype, block)
     scales = scale_bytes(rng, weight.scale_shape, scale_dtype, exponent)
     return Stored(weight, codes.tobytes(), scales)
+
+
+def born_as_mxfp4(rng, rows, cols, block, exponent=0):
+    """E4M3 codes of E2M1 codes under one power of two for each 32, under scales around 2^exponent.
+
+    The block holds whole groups of 32 columns, or all columns.
+    """
+    shape = (rows, cols // 32, 32)
+    sizes = rng.choice(E2M1, shape) * np.exp2(rng.integers(-8, 7, (*shape[:2], 1)))
+    sizes[rng.random(shape[:2]) < 0.1] = 0
+    codes = np.searchsorted(E4M3_VALUES[:127], sizes).astype(np.uint8).reshape(rows, cols)
+    codes |= rng.integers(0, 2, codes.shape).astype(np.uint8) << np.uint8(7)
+    weight = StoredWeight("fp8", "F8_E4M3", rows, cols, "F32", block)
+    scales = np.exp2(rng.integers(-20, 20, weight.scale_shape) + exponent).astype(np.float32)
+    return Stored(weight, codes.tobytes(), scales.tobytes())
 
 
 def mxfp4(rng, rows, cols, flavour, exponent=0):

@@ -22,6 +22,7 @@ from hubconv.kernels.cuda import canary
 from hubconv.kernels.cuda.compiled import Compile, compile_with_triton
 from hubconv.kernels.cuda.driver import Device, FullDeviceError, FullError
 from hubconv.kernels.cuda.engine import Engine
+from hubconv.kernels.cuda.variants import geometry
 from hubconv.kernels.later import WORTH_LOADING_BYTES, LaterKernel
 
 _LOG: Final = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class TritonKernel:
         self._engine = Engine(self._memory, self._cpu, compile_it or compile_with_triton)
         self._lock = threading.Lock()
         self._trusted: dict[tuple[str, bool], bool] = {}
+        self._trusted_to_respell: bool | None = None
         self._had_no_room = False
         try:
             self._try("fp8", mixed=False)
@@ -145,8 +147,18 @@ class TritonKernel:
         return begun or self._cpu.begin_encode(window, global_scale, scales)
 
     def fp8_to_mxfp4(self, window: Window) -> tuple[Bytes2D, Bytes2D]:
-        """`formats.recodes.fp8_to_mxfp4`, on the CPU: few tensors are re-spelled."""
-        return self._cpu.fp8_to_mxfp4(window)
+        """`formats.recodes.fp8_to_mxfp4`, with its errors.
+
+        A layer for token prediction can be a twentieth of a model.
+        """
+
+        def respell(chunk_bytes: int) -> tuple[Bytes2D, Bytes2D] | None:
+            return self._engine.respell(window, chunk_bytes) if self._respells() else None
+
+        suits = window.weight.kind == "fp8" and window.rows and geometry(window).has_groups
+        made = self._with_room(respell) if suits else None
+        # The CPU says what is wrong, and where.
+        return made if made is not None else self._cpu.fp8_to_mxfp4(window)
 
     def bf16_to_fp8_block(self, window: Window, block: tuple[int, int]) -> tuple[Bytes2D, Bytes2D]:
         """`formats.recodes.bf16_to_fp8_block`, on the CPU."""
@@ -188,6 +200,20 @@ class TritonKernel:
                     self._trusted[form, mixed] = False
                     _LOG.warning("%s The CPU works on %s weights.", error, form)
             return self._trusted[form, mixed]
+
+    def _respells(self) -> bool:
+        """Whether the device can be trusted to spell FP8 as MXFP4."""
+        with self._lock:
+            if self._trusted_to_respell is None:
+                try:
+                    canary.check_respelling(
+                        lambda window: self._engine.respell(window, CHUNK_BYTES)
+                    )
+                    self._trusted_to_respell = True
+                except ResourceError as error:
+                    self._trusted_to_respell = False
+                    _LOG.warning("%s The CPU re-spells weights.", error)
+            return self._trusted_to_respell
 
     def _try(self, form: str, *, mixed: bool) -> None:
         engine = self._engine

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hubconv.errors import IntegrityError
-from hubconv.formats import stored
-from hubconv.formats.nvfp4 import Encoded, Quality, Scales
-from hubconv.formats.stored import INT4_ZERO, StoredWeight, Window
+from hubconv.formats import recodes, stored
+from hubconv.formats.nvfp4 import E2M1, E4M3_VALUES, Encoded, Quality, Scales
+from hubconv.formats.stored import INT4_ZERO, Bytes2D, StoredWeight, Window
 from hubconv.kernels import Kernel
 from hubconv.kernels.cuda.answers import answer
 
@@ -21,9 +21,11 @@ _ROWS: Final = 72
 _SKIPPED: Final = 29  # rows before the window, so that it begins within a row of scales
 _COLS: Final = 544
 _INT4_ZEROS: Final = INT4_ZERO * 0x11  # a byte of two of them
+_SEVEN: Final = 0x7E  # an E4M3 code whose fraction no E2M1 code has
 _AWKWARD: Final = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, 0.0, -0.0)
 
 BeginLargest = Callable[[Window], Callable[[], float]]
+Respell = Callable[[Window], tuple[Bytes2D, Bytes2D] | None]
 BeginEncode = Callable[[Window, float, Scales], Callable[[], Encoded]]
 
 
@@ -68,6 +70,28 @@ def check(
         )
 
 
+def check_respelling(respell: Respell) -> None:
+    """Compare what a device makes of FP8 that was born as MXFP4 with what the definition makes.
+
+    Args:
+        respell: Spells a window as MXFP4; None where a group of it is no such thing.
+
+    Raises:
+        IntegrityError: A byte differs, or a group that is not exact passes for one that is.
+    """
+    window = _born_as_mxfp4()
+    expected, found = recodes.fp8_to_mxfp4(window), respell(window)
+    same = found is not None and all(map(np.array_equal, expected, found))
+    other = window.data.copy()
+    other[_ROWS // 2, _COLS // 2] = _SEVEN
+    damaged = stored.window(window.weight, _SKIPPED, other.tobytes(), window.scales.tobytes())
+    if not same or respell(damaged) is not None:
+        raise IntegrityError(
+            "The CUDA device gives other bytes than the CPU for FP8 weights spelled as MXFP4.",
+            "Use --device cpu, and report the card, its driver, torch and Triton.",
+        )
+
+
 def _equal(expected: Encoded, found: Encoded) -> bool:
     wanted, figures = expected.quality, found.quality
     return (
@@ -108,6 +132,20 @@ def _window(form: str, exponent: int, *, mixed: bool) -> Window:
     needed = len(weight.scale_rows(_SKIPPED, _ROWS)), weight.scale_shape[1]
     factors = random.random(needed, np.float32) + np.float32(0.5)
     factors *= np.exp2(random.integers(exponent - 12, exponent, needed)).astype(np.float32)
+    return stored.window(weight, _SKIPPED, data.tobytes(), factors.tobytes())
+
+
+def _born_as_mxfp4() -> Window:
+    """FP8 codes of E2M1 codes under every power of two that leaves them exact."""
+    random = np.random.default_rng(32)
+    weight = StoredWeight("fp8", "F8_E4M3", _SKIPPED + _ROWS, _COLS, "F32", (48, 32))
+    shape = (_ROWS, _COLS // 32, 32)
+    sizes = random.choice(E2M1, shape) * np.exp2(random.integers(-8, 7, (*shape[:2], 1)))
+    data = np.searchsorted(E4M3_VALUES[:127], sizes).astype(np.uint8).reshape(_ROWS, _COLS)
+    data |= random.integers(0, 2, data.shape).astype(np.uint8) << np.uint8(7)
+    data[1] = 0x80
+    needed = len(weight.scale_rows(_SKIPPED, _ROWS)), weight.scale_shape[1]
+    factors = np.exp2(random.integers(-60, 60, needed)).astype(np.float32)
     return stored.window(weight, _SKIPPED, data.tobytes(), factors.tobytes())
 
 

@@ -1,4 +1,4 @@
-"""Triton as a compiler: the kernels of `blocks` to cubins, with neither torch nor a device."""
+"""Triton as a compiler: its kernels here to cubins, with neither torch nor a device."""
 
 # mypy: disable-error-code="import-not-found, import-untyped"
 
@@ -9,7 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hubconv.kernels.cuda import blocks
+from hubconv.kernels.cuda import blocks, respelling
 from hubconv.kernels.cuda.compiled import Binary
 from hubconv.kernels.cuda.variants import LANES, SIZES, TILES, Variant
 
@@ -25,16 +25,24 @@ _POINTERS: Final = {
         "block_scales": "*u8",
         "figures": "*fp64",
     },
+    "respell": {
+        "data": "*i64",
+        "scales": "*fp32",
+        "pairs": "*i64",
+        "exponents": "*u8",
+        "wrongs": "*i32",
+    },
 }
-_SCALARS: Final = {"amax": {}, "encode": {"unit": "fp32", "reciprocal": "fp32"}}
+_SCALARS: Final = {"encode": {"unit": "fp32", "reciprocal": "fp32"}}
+_FUNCTIONS: Final = {"amax": blocks.amax, "encode": blocks.encode, "respell": respelling.mxfp4}
 
 
 def compiled(variant: Variant, capability: tuple[int, int]) -> Binary:
     """Compile a kernel for a compute capability."""
-    function = {"amax": blocks.amax, "encode": blocks.encode}[variant.kernel]
+    function = _FUNCTIONS[variant.kernel]
     names: list[str] = function.arg_names
     pointers = _POINTERS[variant.kernel]
-    types = {**pointers, **_SCALARS[variant.kernel], **dict.fromkeys(SIZES, "i32")}
+    types = {**pointers, **_SCALARS.get(variant.kernel, {}), **dict.fromkeys(SIZES, "i32")}
     constants = _constants(variant)
     source = ASTSource(
         fn=function,
@@ -57,7 +65,9 @@ def compiled(variant: Variant, capability: tuple[int, int]) -> Binary:
 
 def _constants(variant: Variant) -> dict[str, Any]:
     """Values of the parameters that are known when a kernel is compiled."""
-    constants: dict[str, Any] = {"form": variant.form, "mixed": variant.mixed}
+    constants: dict[str, Any] = {}
+    if variant.kernel != "respell":
+        constants |= {"form": variant.form, "mixed": variant.mixed}
     if variant.kernel == "encode":
         constants |= {"rule": variant.rule, "extreme": variant.extreme}
     return constants | {"lanes": LANES, "tiles": TILES}

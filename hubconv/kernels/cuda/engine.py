@@ -13,7 +13,7 @@ import numpy as np
 
 from hubconv.errors import IntegrityError
 from hubconv.formats.nvfp4 import BLOCK, Encoded, Quality, Scales
-from hubconv.formats.stored import Window
+from hubconv.formats.stored import Bytes2D, Window
 from hubconv.kernels import Kernel
 from hubconv.kernels.cuda import variants
 from hubconv.kernels.cuda.compiled import Compile, binary
@@ -25,6 +25,9 @@ _INFINITY = 0x7F800000
 _CODE_BYTES = 8  # of a block
 _FIGURE_BYTES = 8 * FIGURES  # of a program
 _TOP_BYTES = 4  # of a program
+_COUNT_BYTES = 4  # of a program
+_GROUP = 2 * BLOCK
+_PAIR_BYTES = 16  # of a group
 
 
 class Engine:
@@ -110,6 +113,33 @@ class Engine:
 
         return made
 
+    def respell(self, window: Window, chunk_bytes: int) -> tuple[Bytes2D, Bytes2D] | None:
+        """Spell a window of FP8 as MXFP4.
+
+        Args:
+            window: At least one row of a stored FP8 weight that has groups (`variants.Geometry`).
+            chunk_bytes: Stored bytes that each of two slots holds at a time.
+
+        Returns:
+            E2M1 pairs [rows, cols / 2] and E8M0 exponents [rows, cols / 32], uint8 in pinned
+            memory that is theirs alone; None where a group is to be left to the definition.
+
+        Raises:
+            FullError: The device has no room for such chunks.
+        """
+        rows, groups = window.rows, window.rows * (window.weight.cols // _GROUP)
+        memory = self._device.pinned.take((_PAIR_BYTES + 1) * groups)
+        pairs = memory[: _PAIR_BYTES * groups].reshape(rows, -1)
+        exponents = memory[_PAIR_BYTES * groups :].reshape(rows, -1)
+        lane, figures = self._lane(), Figures()
+        for part, (first, last) in enumerate(_cuts(window, chunk_bytes)):
+            slot = lane.next()
+            outputs = (pairs[first:last].reshape(-1), exponents[first:last].reshape(-1))
+            with slot.working(figures, part, window, memory):
+                self._start_respell(slot, window.part(first, last), outputs)
+        wrongs = np.concatenate(lane.finished(figures)).view(np.int32)
+        return None if wrongs.any() else (pairs, exponents)
+
     def _quality(self, window: Window, figures: list[Bytes], blocks: int) -> Quality:
         table = np.concatenate(figures).view(np.float64).reshape(-1, FIGURES)
         quality, not_finite = variants.quality(table, blocks)
@@ -166,6 +196,20 @@ class Engine:
         slot.leave(figures, _FIGURE_BYTES * layout.programs)
         slot.stream.copy_out(outputs[0], codes)
         slot.stream.copy_out(outputs[1], scales)
+
+    def _start_respell(self, slot: Slot, chunk: Window, outputs: tuple[Bytes, Bytes]) -> None:
+        layout = geometry(chunk)
+        sources = self._sent(slot, chunk)
+        pairs = slot.room("codes", outputs[0].nbytes)
+        exponents = slot.room("block scales", outputs[1].nbytes)
+        wrongs = slot.room("wrongs", _COUNT_BYTES * layout.group_programs)
+        function, spare = self._function(variants.respell_variant(layout))
+        made = (pairs.address, exponents.address, wrongs.address)
+        arguments = [*variants.pointers([*sources, *made]), *layout.sizes(), *spare]
+        function.launch(slot.stream, layout.group_programs, arguments)
+        slot.leave(wrongs, _COUNT_BYTES * layout.group_programs)
+        slot.stream.copy_out(outputs[0], pairs)
+        slot.stream.copy_out(outputs[1], exponents)
 
     def _sent(self, slot: Slot, chunk: Window) -> tuple[int, int]:
         """Addresses of stored bytes and scales on the device, on their way there."""

@@ -20,7 +20,7 @@ least_scale = tl.constexpr(MIN_SEARCHED_SCALE)
 _infinity = tl.constexpr(infinity.value)
 _offsets = tl.constexpr(SEARCH_ORDER)
 _tries = tl.constexpr(len(SEARCH_ORDER))
-_e2m1_max = tl.constexpr(E2M1_MAX)
+e2m1_max = tl.constexpr(E2M1_MAX)
 _e4m3_max = tl.constexpr(E4M3_MAX)
 _lowest_searched = tl.constexpr(0x08)  # E4M3 of 2^-6
 _highest = tl.constexpr(0x7E)  # E4M3 of 448
@@ -45,7 +45,7 @@ def search(weights: tl.tuple, top: tl.tensor, reciprocal: tl.tensor) -> tl.tuple
     for i in tl.static_range(16):
         sizes = sizes + (tl.abs(weights[i]) * reciprocal,)
     highest = top.to(tl.float32, bitcast=True) * reciprocal
-    base = _e4m3_bits(tl.math.div_rn(highest, _e2m1_max))
+    base = _e4m3_bits(tl.math.div_rn(highest, e2m1_max))
     best = tl.zeros_like(top)
     least = tl.full(top.shape, float("inf"), tl.float32)
     for k in tl.static_range(_tries):
@@ -58,11 +58,11 @@ def search(weights: tl.tuple, top: tl.tensor, reciprocal: tl.tensor) -> tl.tuple
     high, low = _inverse(e4m3(code))
     rounded, codes, negative = (), (), ()
     for i in tl.static_range(16):
-        size, bits = _nearest(tl.minimum(_times(sizes[i], high, low), _e2m1_max))
+        size, bits = nearest(tl.minimum(_times(sizes[i], high, low), e2m1_max))
         rounded = rounded + (size,)
         codes = codes + (bits,)
         negative = negative + (weights[i] < 0,)
-    return code, rounded, _pack(codes, negative)
+    return code, rounded, pack(codes, negative)
 
 
 @triton.jit
@@ -78,7 +78,7 @@ def plain(weights: tl.tuple, top: tl.tensor, unit: tl.tensor, extreme: tl.conste
     Returns:
         [lanes] int32 scale codes, 16 of [lanes] float32 magnitudes, [lanes] int64 packed codes.
     """
-    wanted = tl.math.div_rn(top.to(tl.float32, bitcast=True), unit * _e2m1_max)
+    wanted = tl.math.div_rn(top.to(tl.float32, bitcast=True), unit * e2m1_max)
     wanted = tl.where(wanted == 0, 1.0, wanted)
     code = _e4m3_bits(tl.maximum(wanted, _lowest_modelopt))
     scale = e4m3(code) * unit
@@ -89,7 +89,7 @@ def plain(weights: tl.tuple, top: tl.tensor, unit: tl.tensor, extreme: tl.conste
         # one that becomes zero.
         power = tl.where(scale < 2.0**-60, 2.0**80, tl.where(scale > 2.0**60, 2.0**-80, 1.0))
         scale *= power
-    most = scale * _e2m1_max
+    most = scale * e2m1_max
     high = tl.math.div_rn(1.0, scale)
     opposite = 0.0 - scale
     low = tl.fma(high, opposite, 1.0) * high
@@ -103,11 +103,11 @@ def plain(weights: tl.tuple, top: tl.tensor, unit: tl.tensor, extreme: tl.conste
         # the IEEE quotient, where the reciprocal is IEEE's.
         quotient = _times(size, high, low)
         quotient = tl.fma(tl.fma(quotient, opposite, size), high, quotient)
-        size, bits = _nearest(quotient)
+        size, bits = nearest(quotient)
         rounded = rounded + (size,)
         codes = codes + (bits,)
         negative = negative + (weights[i] < vanishing,)
-    return code, rounded, _pack(codes, negative)
+    return code, rounded, pack(codes, negative)
 
 
 @triton.jit
@@ -133,7 +133,7 @@ def _error(sizes: tl.tuple, scale: tl.tensor) -> tl.tensor:
     opposite = 0.0 - scale
     squares = ()
     for i in tl.static_range(16):
-        size = tl.minimum(_times(sizes[i], high, low), _e2m1_max)
+        size = tl.minimum(_times(sizes[i], high, low), e2m1_max)
         binade = tl.maximum(size, 1.0).to(tl.int32, bitcast=True) & _infinity
         shift = binade.to(tl.float32, bitcast=True) * (2.0**22)
         difference = tl.fma((size + shift) - shift, opposite, sizes[i])
@@ -165,10 +165,10 @@ def _vanishing(divisor: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _nearest(size: tl.tensor) -> tl.tuple:
-    # The E2M1 magnitude as rounding.nearest finds it, and its code. The number that pushes out the
-    # digits is 2^22, 2^23 or 2^24 plus two steps for each doubling: the steps in the sum are then
-    # the code, and ties are as even as before.
+def nearest(size: tl.tensor) -> tl.tuple:
+    """The E2M1 magnitude nearest to one of at most 6, as rounding.nearest finds it; its code."""
+    # The number that pushes out the digits is 2^22, 2^23 or 2^24 plus two steps for each doubling:
+    # the steps in the sum are then the code, and ties are as even as before.
     binade = tl.maximum(size, 1.0).to(tl.int32, bitcast=True) & _infinity
     shift = (binade + (binade >> 22) + ((22 << 23) - 254)).to(tl.float32, bitcast=True)
     moved = size + shift
@@ -176,7 +176,8 @@ def _nearest(size: tl.tensor) -> tl.tuple:
 
 
 @triton.jit
-def _pack(codes: tl.tuple, negative: tl.tuple) -> tl.tensor:
+def pack(codes: tl.tuple, negative: tl.tuple) -> tl.tensor:
+    """[lanes] int64: 16 codes of [lanes] int32 magnitudes and [lanes] bool signs."""
     low, high = _pack_8(codes[0:8], negative[0:8]), _pack_8(codes[8:16], negative[8:16])
     return (low.to(tl.int64) & 0xFFFFFFFF) | (high.to(tl.int64) << 32)
 

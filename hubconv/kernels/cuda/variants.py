@@ -46,7 +46,7 @@ class Variant:
     """One compiled kernel.
 
     Attributes:
-        kernel: `amax` or `encode`.
+        kernel: `amax`, `encode` or `respell`.
         form: fp8, mxfp4, int4, BF16, F16 or F32.
         mixed: A block of 16 can lie under several scales.
         rule: `search` or `amax`, for `encode`.
@@ -95,8 +95,19 @@ class Geometry:
 
     @property
     def programs(self) -> int:
-        """How many programs a launch has."""
+        """How many programs a launch has whose lanes have a block each."""
         return -(-self.blocks // (LANES * TILES))
+
+    @property
+    def group_programs(self) -> int:
+        """How many programs a launch has whose lanes have two blocks each."""
+        return -(-self.blocks // (2 * LANES * TILES))
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether two blocks, side by side and under one scale, make a group of 32 everywhere."""
+        one_scale = self.scale_cols <= 1 or self.block_cols % (2 * BLOCK) == 0
+        return self.blocks_per_row % 2 == 0 and one_scale
 
     def sizes(self) -> list[Any]:
         """Values of `SIZES`: divisors are factors and shifts."""
@@ -148,6 +159,11 @@ def encode_variant(layout: Geometry, global_scale: float, rule: Scales) -> Varia
     """The kernel that rounds, for a global scale."""
     extreme = rule == "amax" and not 2.0**-50 <= global_scale <= 2.0**-9
     return Variant("encode", layout.form, layout.mixed, rule, extreme)
+
+
+def respell_variant(layout: Geometry) -> Variant:
+    """The kernel that spells FP8 as MXFP4 again."""
+    return Variant("respell", layout.form, layout.mixed)
 
 
 def pointers(addresses: Sequence[int]) -> list[Any]:

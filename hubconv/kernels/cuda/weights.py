@@ -17,7 +17,7 @@ from hubconv.formats.stored import INT4_ZERO
 
 magnitude = tl.constexpr(0x7FFFFFFF)  # the bits of a float32 number but its sign
 infinity = tl.constexpr(0x7F800000)
-_nan_code = tl.constexpr(0x7F << 20)
+nan_code = tl.constexpr(0x7F << 20)  # of E4M3, in `bits_of`
 _counted = tl.constexpr(0x4B000000)  # 2^23: the lowest bits of such numbers are integers
 _zero_counted = tl.constexpr(2.0**23 + INT4_ZERO)
 
@@ -45,7 +45,7 @@ def load(
         mixed: Whether the 16 may lie under several scales.
     """
     valid = block < where[0]
-    bits = _bits(_words(data, block, valid, form), form)
+    bits = bits_of(data, block, valid, form)
     numbers = ()
     for i in tl.static_range(16):
         numbers = numbers + (bits[i].to(tl.float32, bitcast=True),)
@@ -53,9 +53,7 @@ def load(
         return numbers, _max_of_16(bits)
 
     factor: tl.constexpr = 2.0**120 if form == "fp8" else 2.0**126 if form == "mxfp4" else 1.0
-    row = _divided(block, where[2], where[3])
-    col = block - row * where[1]
-    first = scales + _divided(row + where[4], where[5], where[6]) * where[9]
+    first, col = band_of(scales, block, where)
     weights = ()
     largest = tl.abs(numbers[0])
     for i in tl.static_range(1, 16):
@@ -71,14 +69,36 @@ def load(
             weights = weights + (weight,)
             top = tl.maximum(top, weight.to(tl.int32, bitcast=True) & magnitude)
     else:
-        place = first + _divided(col, where[7], where[8])
-        scale = tl.load(place, mask=valid, other=0.0)
+        scale = scale_of(first, col, valid, where)
         for i in tl.static_range(16):
             weights = weights + (numbers[i] * factor * scale,)
         top = (largest * factor * scale).to(tl.int32, bitcast=True) & magnitude
     if form == "fp8":
-        top = tl.where(largest.to(tl.int32, bitcast=True) == _nan_code, magnitude, top)
+        top = tl.where(largest.to(tl.int32, bitcast=True) == nan_code, magnitude, top)
     return weights, top
+
+
+@triton.jit
+def bits_of(data: tl.tensor, block: tl.tensor, valid: tl.tensor, form: tl.constexpr) -> tl.tuple:
+    """Bits of the 16 numbers of a block as float32, before any scale.
+
+    Those of fp8 are 2^120 too small, those of mxfp4 2^126.
+    """
+    return _bits(_words(data, block, valid, form), form)
+
+
+@triton.jit
+def band_of(scales: tl.tensor, block: tl.tensor, where: tl.tuple) -> tl.tuple:
+    """Where the row of scales of each block begins, and the block's number within its own row."""
+    row = _divided(block, where[2], where[3])
+    first = scales + _divided(row + where[4], where[5], where[6]) * where[9]
+    return first, block - row * where[1]
+
+
+@triton.jit
+def scale_of(first: tl.tensor, col: tl.tensor, valid: tl.tensor, where: tl.tuple) -> tl.tensor:
+    """The one scale of each block, float32; from `band_of`."""
+    return tl.load(first + _divided(col, where[7], where[8]), mask=valid, other=0.0)
 
 
 @triton.jit
