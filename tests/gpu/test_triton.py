@@ -337,7 +337,8 @@ def test_what_is_no_mxfp4_is_refused_as_the_definition_refuses_it(kernel):
         rows, cols = int(rng.integers(1, 60)), 32 * int(rng.integers(1, 20))
         weight = weightmakers.born_as_mxfp4(rng, rows, cols, [(128, 128), (5, 32)][number % 2])
         data = bytearray(weight.data)
-        data[rng.integers(len(data))] = rng.integers(256)
+        if number % 4 < 2:
+            data[rng.integers(len(data))] = rng.integers(256)
         scales = np.frombuffer(weight.scales, np.float32).copy()
         if number % 3 == 0:
             odd = [2.0**-149, 2.0**-127, 1.5, -2.0, np.inf, np.nan, 0.0, 2.0**127, 2.0**-126]
