@@ -27,6 +27,7 @@ class Late:
     def __init__(self):
         self._cpu = choose("cpu")
         self.most = self._open = 0
+        self.most_codes = self._codes = 0
 
     def __getattr__(self, name):
         return getattr(self._cpu, name)
@@ -47,7 +48,14 @@ class Late:
         return self._begun(self._cpu.amax, window)
 
     def begin_encode(self, window, global_scale, scales):
-        return self._begun(self._cpu.encode, window, global_scale, scales)
+        self._codes += 1
+        self.most_codes = max(self.most_codes, self._codes)
+
+        def encode(*asked):
+            self._codes -= 1
+            return self._cpu.encode(*asked)
+
+        return self._begun(encode, window, global_scale, scales)
 
 
 @pytest.mark.parametrize("limits", SMALL.values(), ids=SMALL)
@@ -59,6 +67,15 @@ def test_the_bytes_are_those_of_work_that_is_done_at_once(tmp_path, name, limits
     assert made == {record.shard: record.sha256 for record in result(name).records}
     assert late.most >= 2
     assert late._open == 0
+
+
+@pytest.mark.parametrize("name", ["deepseek_v4_sgl_fp8", "llama_bf16"])
+def test_a_weight_of_one_window_is_under_way_while_the_one_before_is_written(tmp_path, name):
+    late = Late()
+    bench = replace(bench_of(source_folder(name), tmp_path), kernel=late)
+    for unit in bench.plan.units:
+        make(bench, unit)
+    assert late.most_codes == 2  # and no more: what is made and not written takes memory
 
 
 @pytest.mark.parametrize("limits", SMALL.values(), ids=SMALL)

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
+from itertools import chain, islice
 from typing import Final
 
 from hubconv.ends import Sink
@@ -54,34 +55,37 @@ class Writer:
         self._layout = find_layout(plan.layout)
         self._amax: dict[str, Callable[[], float]] = {}
         self._held: dict[str, list[Window]] = {}
+        self._late: frozenset[str] = frozenset()
+        self._waiting: dict[str, bytearray] = {}
 
     def run(self, unit: Unit, tasks: Sequence[Task]) -> list[TensorQuality]:
         """Do every task of a unit; returns how its NVFP4 weights came out."""
-        late = frozenset(job.module for job in unit.tail)
+        self._late = frozenset(job.module for job in unit.tail)
         qualities: list[TensorQuality] = []
-        waiting: dict[str, bytearray] = {}
+        with closing(one_ahead(self._begun(tasks))) as made:
+            for found in made:
+                qualities += found
+        for output in tail_order([output for job in unit.tail for output in job.writes]):
+            self._sink.write(self._waiting[output.name])
+        return qualities
+
+    def _begun(self, tasks: Sequence[Task]) -> Iterator[Callable[[], list[TensorQuality]]]:
+        """Begin every task; what is yielded ends it, once a device works on the next one."""
         for task in tasks:
             if task.act == "measure":
                 self._measure(task)
-                continue
-            whole = bytearray()
-            write: Write = whole.extend if task.job.module in late else self._sink.write
-            qualities += self._write(task, write)
-            position = 0
-            for output in task.job.writes if task.job.module in late else ():
-                waiting[output.name] = whole[position : position + output.nbytes]
-                position += output.nbytes
-            self._converted(sum(tensor.nbytes for tensor in task.job.reads))
-        for output in tail_order([output for job in unit.tail for output in job.writes]):
-            self._sink.write(waiting[output.name])
-        return qualities
+            elif task.held:
+                yield self._convert(task)
+            else:  # it reads: what comes before it is ended first, so that reads keep their order
+                yield done([])
+                yield done(self._done(task))
 
-    def _write(self, task: Task, write: Write) -> list[TensorQuality]:
+    def _done(self, task: Task) -> list[TensorQuality]:
         job = task.job
-        try:
-            if job.action == "nvfp4":
-                return [self._convert(task, write)]
-            data = next((o for o in job.writes if o.content == "recoded_data"), None)
+        if job.action == "nvfp4":
+            return self._convert(task)()
+        data = next((o for o in job.writes if o.content == "recoded_data"), None)
+        with self._naming(job), self._room(job) as write:
             if data is not None:
                 self._recoded(job, data, write)
                 return []
@@ -91,63 +95,93 @@ class Writer:
                     continue
                 for read in copies(job.reads[output.source], self._reader.limits):
                     write(self._reader.read(read).data)
+        return []
+
+    @contextmanager
+    def _room(self, job: Job) -> Iterator[Write]:
+        """Where the bytes of a job go: into the shard, or aside where they come last in it."""
+        if job.module not in self._late:
+            yield self._sink.write
+        else:
+            whole = bytearray()
+            yield whole.extend
+            position = 0
+            for output in job.writes:
+                self._waiting[output.name] = whole[position : position + output.nbytes]
+                position += output.nbytes
+        self._converted(sum(tensor.nbytes for tensor in job.reads))
+
+    @contextmanager
+    def _naming(self, job: Job) -> Iterator[None]:
+        """Say of which weight something is not finite."""
+        try:
+            yield
         except NonFiniteError as error:
             raise _named(error, job, self._plan) from error
-        return []
 
     # ── NVFP4 ────────────────────────────────────────────────────────────────────────────────
 
     def _measure(self, task: Task) -> None:
         """Look for the largest weight of a job; hold its windows where the schedule says so."""
         module = task.job.module
-        try:
-            with self._reader.measuring(task) as reader:
-                if task.held:
-                    windows, begun = self._held.setdefault(module, []), []
-                    for window in reader.windows(task.job):
-                        windows.append(window)
-                        begun.append(self._kernel.begin_amax(window))
-                    self._amax[module] = lambda: max((each() for each in begun), default=0.0)
-                    return
-                each = (self._kernel.begin_amax(window) for window in reader.windows(task.job))
-                with closing(one_ahead(each)) as found:
-                    self._amax[module] = done(max(found, default=0.0))
-        except NonFiniteError as error:
-            raise _named(error, task.job, self._plan) from error
+        with self._naming(task.job), self._reader.measuring(task) as reader:
+            if task.held:
+                windows, begun = self._held.setdefault(module, []), []
+                for window in reader.windows(task.job):
+                    windows.append(window)
+                    begun.append(self._kernel.begin_amax(window))
+                self._amax[module] = lambda: max((each() for each in begun), default=0.0)
+                return
+            each = (self._kernel.begin_amax(window) for window in reader.windows(task.job))
+            with closing(one_ahead(each)) as found:
+                self._amax[module] = done(max(found, default=0.0))
 
     def _largest(self, job: Job) -> float:
         """The largest weight of a job that was measured; waited for where a device still looks."""
-        try:
+        with self._naming(job):
             found = self._amax[job.module]()
-        except NonFiniteError as error:
-            raise _named(error, job, self._plan) from error
         self._amax[job.module] = done(found)
         return found
 
-    def _convert(self, task: Task, write: Write) -> TensorQuality:
-        job = task.job
-        if job.weight is None:
+    def _convert(self, task: Task) -> Callable[[], list[TensorQuality]]:
+        """Begin the first window of a weight; what is returned writes all of them."""
+        job, weight = task.job, task.job.weight
+        if weight is None:
             raise ValueError(f"{job.module} has no weight")
-        scale = self._global_scale(job)
-        quality, scales, seen = Quality(), bytearray(), [0.0]
-        with closing(one_ahead(self._encoding(task, job, scale, seen))) as made:
-            for encoded in made:
-                write(encoded.codes.reshape(-1).data)
-                scales += encoded.scales.reshape(-1).data
-                quality += encoded.quality
-        amax = max(seen)
-        if not task.held and amax != self._largest(job):
+        scale, seen = self._global_scale(job), [0.0]
+        with self._naming(job):
+            begun = self._encoding(task, job, scale, seen)
+            first = list(islice(begun, 1))
+
+        def end() -> list[TensorQuality]:
+            encoding = one_ahead(chain(first, begun))
+            with self._naming(job), self._room(job) as write, closing(encoding) as made:
+                quality = self._write(job, scale, made, write, [] if task.held else seen)
+            shape = (weight.rows, weight.cols)
+            return [TensorQuality(job.module, job.role, shape, scale, quality)]
+
+        return end
+
+    def _write(
+        self, job: Job, scale: float, made: Iterator[Encoded], write: Write, seen: Sequence[float]
+    ) -> Quality:
+        """Write a weight's windows, then its scales; `seen` are its largest weights, met again."""
+        quality, scales = Quality(), bytearray()
+        for encoded in made:
+            write(encoded.codes.reshape(-1).data)
+            scales += encoded.scales.reshape(-1).data
+            quality += encoded.quality
+        if seen and max(seen) != self._largest(job):
             raise DamagedError(
                 f"The largest weight of {job.module} was {self._largest(job)!r} when its set "
-                f"was measured and {amax!r} when it was written.",
+                f"was measured and {max(seen)!r} when it was written.",
                 "The line or the memory garbled it: run the same command again.",
             )
         self._check_flushed(job, quality)
         for output in job.writes[1:]:
             is_table = output.content == "scales"
             write(bytes(scales) if is_table else self._scalar(job, output, scale))
-        shape = (job.weight.rows, job.weight.cols)
-        return TensorQuality(job.module, job.role, shape, scale, quality)
+        return quality
 
     def _encoding(
         self, task: Task, job: Job, scale: float, seen: list[float]
