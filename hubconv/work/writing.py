@@ -54,6 +54,7 @@ class Writer:
         self._converted = converted
         self._layout = find_layout(plan.layout)
         self._amax: dict[str, Callable[[], float]] = {}
+        self._known: set[str] = set()
         self._held: dict[str, list[Window]] = {}
         self._late: frozenset[str] = frozenset()
         self._waiting: dict[str, bytearray] = {}
@@ -74,11 +75,12 @@ class Writer:
         for task in tasks:
             if task.act == "measure":
                 self._measure(task)
-            elif task.held:
-                yield self._convert(task)
-            else:  # it reads: what comes before it is ended first, so that reads keep their order
+                continue
+            # What comes before is ended first where this one reads, so that reads keep their order;
+            # and where a device has just begun to measure, which takes it less time.
+            if not (task.held and self._is_measured(task.job)):
                 yield done([])
-                yield done(self._done(task))
+            yield self._convert(task) if task.held else done(self._done(task))
 
     def _done(self, task: Task) -> list[TensorQuality]:
         job = task.job
@@ -141,7 +143,13 @@ class Writer:
         with self._naming(job):
             found = self._amax[job.module]()
         self._amax[job.module] = done(found)
+        self._known.add(job.module)
         return found
+
+    def _is_measured(self, job: Job) -> bool:
+        """Whether the largest weight of a job's set is known, without waiting."""
+        members = self._plan.sets[job.partners].members
+        return all(member.module in self._known for member in members)
 
     def _convert(self, task: Task) -> Callable[[], list[TensorQuality]]:
         """Begin the first window of a weight; what is returned writes all of them."""
