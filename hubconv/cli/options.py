@@ -1,12 +1,14 @@
 """Options that several commands share, in hf's words."""
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from hubconv.cli.types import Duration, Size
-from hubconv.steps.decide import Recipe
+
+if TYPE_CHECKING:
+    from hubconv.steps.decide import Recipe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -85,8 +87,10 @@ def recipe_options(command: Command) -> Command:
     return command
 
 
-def recipe_from(values: dict[str, Any]) -> Recipe:
+def recipe_from(values: dict[str, Any]) -> "Recipe":
     """Take the recipe's options out of a command's values."""
+    from hubconv.steps.decide import Recipe  # here, with all that knows of tensors
+
     return Recipe(
         layout=values.pop("layout") or "",
         policy=values.pop("policy") or "",
@@ -103,8 +107,10 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     )
 
 
-def recipe_words(recipe: Recipe) -> list[str]:
+def recipe_words(recipe: "Recipe") -> list[str]:
     """The options that ask for a recipe: what `recipe_from` takes out of them."""
+    from hubconv.steps.decide import Recipe
+
     blank = Recipe()
     named = {
         "--layout": (recipe.layout, blank.layout),

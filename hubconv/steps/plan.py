@@ -257,7 +257,7 @@ def _generated_files(
 ) -> dict[str, bytes]:
     config = layout.config(facts)
     files = {"config.json": json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"}
-    files.update(layout.extra_files(facts))
+    files.update(layout.extra_files(config))
     if inventory.has_index or len(units) > 1:
         weight_map = {output.name: unit.shard for unit in units for output in unit.outputs}
         files[INDEX_NAME] = write_index(weight_map, sum(unit.data_bytes for unit in units))

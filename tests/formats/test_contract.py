@@ -137,8 +137,9 @@ def build(
 ) -> Checkpoint:
     facts = ModelFacts(config or {"model_type": "any"}, modules, activations, (128, 128), "0.1.0")
     made = layout(name)
-    extra = {file: json.loads(text) for file, text in made.extra_files(facts).items()}
-    files = Checkpoint({}, made.config(facts), extra, {}, partner_sets(modules))
+    told = made.config(facts)
+    extra = {file: json.loads(text) for file, text in made.extra_files(told).items()}
+    files = Checkpoint({}, told, extra, {}, partner_sets(modules))
     scale_name = "scale" if name == "modelopt-v4" else "weight_scale_inv"
     for linear in modules:
         rows, cols = (576 if "kv_a" in linear.module else 256), 384

@@ -101,6 +101,11 @@ def test_a_layout_knows_its_name(name: str) -> None:
     assert made.name == name
 
 
+def extra_files(name: str, told: ModelFacts) -> dict[str, bytes]:
+    """What a layout writes beside config.json."""
+    return layout(name).extra_files(layout(name).config(told))
+
+
 class TestParts:
     def test_compressed_tensors(self) -> None:
         parts = layout("compressed-tensors").parts("a.b", 64, 128, "w4a16")
@@ -287,7 +292,7 @@ class TestCompressedTensorsConfig:
         assert (activations["strategy"], activations["dynamic"]) == inputs
 
     def test_there_is_no_second_file(self) -> None:
-        assert layout("compressed-tensors").extra_files(facts(LLAMA)) == {}
+        assert extra_files("compressed-tensors", facts(LLAMA)) == {}
 
     def test_kept_mxfp4_is_refused(self) -> None:
         with pytest.raises(UsageError, match="MXFP4"):
@@ -319,7 +324,7 @@ class TestModelOptConfig:
         assert inputs == {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16}
 
     def test_the_file_beside_is_nested(self) -> None:
-        (text,) = layout("modelopt").extra_files(facts(MOE)).values()
+        (text,) = extra_files("modelopt", facts(MOE)).values()
         assert json.loads(text) == {
             "producer": PRODUCER,
             "quantization": {
@@ -340,7 +345,7 @@ class TestModelOptConfig:
         assert entry["ignore"] == ["*.shared_head.*", "*.eh_proj", "*.mlp.gate", "lm_head"]
         groups = entry["config_groups"].values()
         assert [len(group["targets"]) for group in groups] == [21, 2]
-        nested = json.loads(layout("modelopt").extra_files(facts(DEEPSEEK))["hf_quant_config.json"])
+        nested = json.loads(extra_files("modelopt", facts(DEEPSEEK))["hf_quant_config.json"])
         assert nested["quantization"]["quantized_layers"].keys() == table.keys()
 
     @pytest.mark.parametrize("fate", ["fp8_channel", "mxfp4"])
@@ -412,7 +417,7 @@ class TestDeepSeekV4Config:
         assert {"*.e_proj", "*.h_proj"} <= set(entry["ignore"])
 
     def test_the_file_beside_tells_the_same(self) -> None:
-        files = layout("modelopt-v4").extra_files(facts(V4, "w4a4", self.SOURCE))
+        files = extra_files("modelopt-v4", facts(V4, "w4a4", self.SOURCE))
         nested = json.loads(files["hf_quant_config.json"])["quantization"]
         assert nested["quant_algo"] == "MIXED_PRECISION"
         assert nested["exclude_modules"] == ["*.attn.*", "*.ffn.shared_experts.*", "head", "mtp.*"]

@@ -23,10 +23,7 @@ compressed_tensors.py:883-888."""
 EXPERT: Final = re.compile(r"(.*\.experts)\.\d+\.[^.]+")
 """One expert's module; the group is the container that engines build."""
 
-_MOVED: Final = (
-    (re.compile(r"(\.layers\.\d+)\.experts\."), r"\1.moe.experts."),
-    (re.compile(r"(\.layers\.\d+)\.share_expert\."), r"\1.moe.share_expert."),
-)
+_MOVED: Final = re.compile(r"(\.layers\.\d+)\.(experts|share_expert)\.")
 """Modules that stand elsewhere in an engine's model: those of Gemma 4 (vLLM gemma4.py) and of Step
 (vLLM step3p5.py, hf_to_vllm_mapper)."""
 
@@ -54,8 +51,8 @@ class Asked:
 
 def moved(module: str) -> list[str]:
     """Where else an engine has a module of the file; nowhere for most."""
-    names = (pattern.sub(place, module) for pattern, place in _MOVED)
-    return [name for name in names if name != module]
+    name, count = _MOVED.subn(r"\1.moe.\2.", module)
+    return [name] if count else []
 
 
 def aliases(module: str) -> Iterator[str]:

@@ -112,6 +112,6 @@ class Layout(Protocol):
         """config.json of the result, without stale quantization entries of the source."""
         ...
 
-    def extra_files(self, facts: ModelFacts) -> dict[str, bytes]:
-        """Further configuration files by name: hf_quant_config.json where it belongs."""
+    def extra_files(self, config: Mapping[str, Any]) -> dict[str, bytes]:
+        """Further configuration files by name, from what config.json says: hf_quant_config.json."""
         ...

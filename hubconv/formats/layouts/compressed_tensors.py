@@ -4,7 +4,7 @@ The default layout. Weights that keep the source's FP8 stay FP8 beside NVFP4 in 
 `mixed-precision` configuration, which vLLM and SGLang read alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from hubconv.errors import UsageError
@@ -73,7 +73,7 @@ class CompressedTensors:
         """config.json of the result, without stale quantization entries of the source."""
         return without_stale(facts.config) | {"quantization_config": _quantization(facts)}
 
-    def extra_files(self, facts: ModelFacts) -> dict[str, bytes]:
+    def extra_files(self, config: Mapping[str, Any]) -> dict[str, bytes]:
         """None: config.json says everything."""
         return {}
 

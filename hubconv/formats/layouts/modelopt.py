@@ -5,7 +5,7 @@ activations are quantized, and every loader drops it where they are not.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from hubconv.errors import UsageError
@@ -78,9 +78,9 @@ class ModelOpt:
         """config.json of the result, without stale quantization entries of the source."""
         return without_stale(facts.config) | {"quantization_config": _flat(facts)}
 
-    def extra_files(self, facts: ModelFacts) -> dict[str, bytes]:
+    def extra_files(self, config: Mapping[str, Any]) -> dict[str, bytes]:
         """hf_quant_config.json, for loaders that read no other: TensorRT-LLM, older vLLM."""
-        flat = _flat(facts)
+        flat = config["quantization_config"]
         keys = ("quant_algo", "kv_cache_quant_algo", "group_size", "exclude_modules")
         # vLLM 0.33 modelopt.py:817-828 raises unless these four stand there.
         quantization = {key: flat[key] for key in keys}
@@ -126,7 +126,7 @@ def containers(linears: Iterable[Linear]) -> list[str]:
 
     Where an engine moves a module, its name there too: a table is not renamed with it.
     """
-    names = (container_of(linear.module) or linear.module for linear in linears)
+    names = dict.fromkeys(container_of(linear.module) or linear.module for linear in linears)
     return list(dict.fromkeys(place for name in names for place in (name, *moved(name))))
 
 

@@ -5,6 +5,7 @@ the FP8 loader and only the routed experts to NVFP4, with quantized activations:
 weight-only way (vLLM 0.33 models/deepseek_v4/quant_config.py:209-227).
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from hubconv.errors import UsageError
@@ -52,9 +53,9 @@ class ModelOptV4:
             "quantization_config": _merged(facts),
         }
 
-    def extra_files(self, facts: ModelFacts) -> dict[str, bytes]:
+    def extra_files(self, config: Mapping[str, Any]) -> dict[str, bytes]:
         """hf_quant_config.json, as beside NVIDIA's releases."""
-        merged = _merged(facts)
+        merged = config["quantization_config"]
         quantization = {
             "quant_algo": merged["quant_algo"],
             "kv_cache_quant_algo": None,
