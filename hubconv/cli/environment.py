@@ -15,6 +15,13 @@ class _Discreet(logging.Formatter):
         return without_secrets(super().format(record))
 
 
+class _Quiet(logging.Logger):
+    """A library's logger that takes no handler: its words go to the terminal by ours alone."""
+
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 - logging's name for it
+        """Take none: huggingface_hub brings one that would show tokens."""
+
+
 def quiet_libraries(verbose: int = 0) -> None:
     """Keep the terminal for hubconv's own words, and telemetry off.
 
@@ -28,6 +35,8 @@ def quiet_libraries(verbose: int = 0) -> None:
     ):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("HF_XET_TELEMETRY_ENABLED", "0")
+    # It sets its own logger's level when it is imported.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error" if verbose < 2 else "debug")
     level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     for handler in logging.getLogger().handlers:
@@ -37,5 +46,8 @@ def quiet_libraries(verbose: int = 0) -> None:
     logging.getLogger("hubconv.kernels").setLevel(min(level, logging.WARNING))
     for library in ("huggingface_hub", "httpx2", "hf_xet", "matplotlib"):
         logging.getLogger(library).setLevel(logging.ERROR if verbose < 2 else level)
+    hubs_client = logging.getLogger("huggingface_hub")
+    hubs_client.__class__ = _Quiet
+    hubs_client.handlers.clear()
     if verbose < 2:
         warnings.filterwarnings("ignore", module=r"huggingface_hub\.")

@@ -1,0 +1,40 @@
+"""What libraries log reaches the terminal by hubconv's handler alone, and where it is wanted."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from installed import INSTALLED
+
+SCRIPT = """
+import logging, sys
+from hubconv.cli.environment import quiet_libraries
+if "imported" in sys.argv:
+    import huggingface_hub
+quiet_libraries(int(sys.argv[1]))
+from huggingface_hub import HfApi
+log = logging.getLogger("huggingface_hub._commit_api")
+log.debug("a small thing")
+log.warning("a link https://hub/f?X-Amz-Signature=0123456789abcdef0123456789abcdef")
+log.error("a failure with hf_abcdefghijklmnopqrstuvwxyzABCDEFGH")
+"""
+
+
+@pytest.mark.parametrize("when", ["new", "imported"])
+@pytest.mark.parametrize(
+    ("verbose", "said"), [(0, ["ERROR"]), (1, ["ERROR"]), (2, ["DEBUG", "WARNING", "ERROR"])]
+)
+def test_the_hubs_client_speaks_once_without_secrets_and_only_where_asked(verbose, said, when):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(verbose), when],
+        env={**kept, "PYTHONPATH": str(INSTALLED)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    ours = [line for line in done.stderr.splitlines() if "huggingface_hub._commit_api" in line]
+    assert [line.split()[0] for line in ours] == said
+    assert len(ours) == sum("a small" in x or "a link" in x or "a fail" in x
+                            for x in done.stderr.splitlines())  # fmt: skip
+    assert "hf_abcdef" not in done.stderr
+    assert "0123456789abcdef" not in done.stderr
