@@ -91,7 +91,7 @@ def longest_first(units: Sequence[Unit]) -> list[Unit]:
 
 
 def _work(unit: Unit) -> int:
-    """Source bytes; what is re-spelled counts twice, for no device does that."""
+    """Source bytes; what is re-spelled counts twice: a worker waits for every window of it."""
     work = 0
     for job in (*unit.jobs, *unit.tail):
         respelled = any(output.content == "recoded_data" for output in job.writes)
