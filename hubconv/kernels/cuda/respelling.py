@@ -76,7 +76,7 @@ def mxfp4(
         valid = block < blocks
         low = weights.bits_of(data, block, valid, "fp8")
         high = weights.bits_of(data, block + 1, valid, "fp8")
-        top = tl.maximum(_largest(low), _largest(high))
+        top = tl.maximum(weights.max_of_16(low), weights.max_of_16(high))
         # An exponent field of float32, as far above that of a number as its scale is above 1.
         field = (top.to(tl.float32, bitcast=True) * _unshifted).to(tl.int32, bitcast=True) >> 23
         field = tl.where(top == 0, _bias + _top, field) - _top
@@ -97,14 +97,6 @@ def mxfp4(
         tl.store(pairs + block + 1, high_pairs, mask=valid)
         tl.store(exponents + group, exponent.to(tl.uint8), mask=valid)
     tl.store(wrongs + program, tl.sum(wrong, 0))
-
-
-@triton.jit
-def _largest(bits: tl.tuple) -> tl.tensor:
-    top = bits[0] & _magnitude
-    for i in tl.static_range(1, 16):
-        top = tl.maximum(top, bits[i] & _magnitude)
-    return top
 
 
 @triton.jit

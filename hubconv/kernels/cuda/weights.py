@@ -50,7 +50,7 @@ def load(
     for i in tl.static_range(16):
         numbers = numbers + (bits[i].to(tl.float32, bitcast=True),)
     if form != "fp8" and form != "mxfp4" and form != "int4":
-        return numbers, _max_of_16(bits)
+        return numbers, max_of_16(bits)
 
     factor: tl.constexpr = 2.0**120 if form == "fp8" else 2.0**126 if form == "mxfp4" else 1.0
     first, col = band_of(scales, block, where)
@@ -148,7 +148,8 @@ def _bits(words: tl.tuple, form: tl.constexpr) -> tl.tuple:
 
 
 @triton.jit
-def _max_of_16(bits: tl.tuple) -> tl.tensor:
+def max_of_16(bits: tl.tuple) -> tl.tensor:
+    """Bits of the largest of 16 magnitudes."""
     top = bits[0] & magnitude
     for i in tl.static_range(1, 16):
         top = tl.maximum(top, bits[i] & magnitude)
