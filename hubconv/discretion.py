@@ -1,5 +1,6 @@
 """Texts without what could be used to log in: for terminals, logs, and others' eyes."""
 
+import logging
 import os
 import re
 from typing import Final
@@ -30,3 +31,21 @@ def without_secrets(text: str) -> str:
         if token:
             text = text.replace(token, "***")
     return _SECRETS.sub("***", text)
+
+
+class _WithoutHandlers(logging.Logger):
+    """A library's logger that takes no handler of the library's own."""
+
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 - logging's name for it
+        """Take none."""
+
+
+def take_over_logging_of(library: str) -> None:
+    """Have what a library logs go through this process's handlers alone, which keep secrets.
+
+    huggingface_hub brings a handler of its own when it is imported, before this or after, which
+    would show links and tokens as they are.
+    """
+    logger = logging.getLogger(library)
+    logger.__class__ = _WithoutHandlers
+    logger.handlers.clear()

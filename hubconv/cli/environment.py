@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 
-from hubconv.discretion import without_secrets
+from hubconv.discretion import take_over_logging_of, without_secrets
 
 
 class _Discreet(logging.Formatter):
@@ -13,13 +13,6 @@ class _Discreet(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One record as text."""
         return without_secrets(super().format(record))
-
-
-class _Quiet(logging.Logger):
-    """A library's logger that takes no handler: its words go to the terminal by ours alone."""
-
-    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 - logging's name for it
-        """Take none: huggingface_hub brings one that would show tokens."""
 
 
 def quiet_libraries(verbose: int = 0) -> None:
@@ -46,8 +39,6 @@ def quiet_libraries(verbose: int = 0) -> None:
     logging.getLogger("hubconv.kernels").setLevel(min(level, logging.WARNING))
     for library in ("huggingface_hub", "httpx2", "hf_xet", "matplotlib"):
         logging.getLogger(library).setLevel(logging.ERROR if verbose < 2 else level)
-    hubs_client = logging.getLogger("huggingface_hub")
-    hubs_client.__class__ = _Quiet
-    hubs_client.handlers.clear()
+    take_over_logging_of("huggingface_hub")
     if verbose < 2:
         warnings.filterwarnings("ignore", module=r"huggingface_hub\.")

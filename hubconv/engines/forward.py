@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable, Mapping
 
+from hubconv.discretion import take_over_logging_of
+
 
 class Forward(logging.Handler):
     """Has log records shown by another process.
@@ -19,6 +21,7 @@ class Forward(logging.Handler):
         """Take what every logger of this process says, at the levels of the other process."""
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+        take_over_logging_of("huggingface_hub")
         logging.getLogger().addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:

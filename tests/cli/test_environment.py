@@ -21,6 +21,26 @@ log.error("a failure with hf_abcdefghijklmnopqrstuvwxyzABCDEFGH")
 """
 
 
+WORKER = """
+import logging
+from hubconv.engines.forward import Forward
+told = []
+Forward(lambda *what: told.append(what)).listen({"": logging.WARNING})
+from huggingface_hub import HfApi
+logging.getLogger("huggingface_hub.x").warning("a link ?X-Amz-Signature=0123456789abcdef")
+print(len(told))
+"""
+
+
+def test_in_a_worker_it_speaks_to_whoever_started_the_worker_alone():
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER],
+        env={**os.environ, "PYTHONPATH": str(INSTALLED)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.stderr) == ("1", "")
+
+
 @pytest.mark.parametrize("when", ["new", "imported"])
 @pytest.mark.parametrize(
     ("verbose", "said"), [(0, ["ERROR"]), (1, ["ERROR"]), (2, ["DEBUG", "WARNING", "ERROR"])]
