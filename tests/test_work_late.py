@@ -78,6 +78,25 @@ def test_a_weight_of_one_window_is_under_way_while_the_one_before_is_written(tmp
     assert late.most_codes == 2  # and no more: what is made and not written takes memory
 
 
+@pytest.mark.parametrize("last", [2, 3, 4, 6])
+def test_after_a_failure_no_further_weight_is_written(tmp_path, last):
+    bench = bench_of(source_folder("llama_bf16"), tmp_path)
+    unit = bench.plan.units[0]
+    told, begun = [], []
+
+    class Failing(Late):
+        def begin_encode(self, *asked):
+            begun.append(len(told))
+            if len(begun) == last:
+                raise IntegrityError("broken")
+            return super().begin_encode(*asked)
+
+    bench = replace(bench, kernel=Failing(), converted=told.append)
+    with pytest.raises(IntegrityError, match="broken"):
+        make(bench, unit)
+    assert len(told) == begun[-1]
+
+
 @pytest.mark.parametrize("limits", SMALL.values(), ids=SMALL)
 @pytest.mark.parametrize(
     ("name", "damage", "like", "recipe"),

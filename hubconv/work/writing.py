@@ -63,9 +63,12 @@ class Writer:
         """Do every task of a unit; returns how its NVFP4 weights came out."""
         self._late = frozenset(job.module for job in unit.tail)
         qualities: list[TensorQuality] = []
-        with closing(one_ahead(self._begun(tasks))) as made:
-            for found in made:
-                qualities += found
+        before: Callable[[], list[TensorQuality]] = done([])
+        for after in self._begun(tasks):
+            # Where a task cannot begin, the one before it is not written any more: the unit failed.
+            qualities += before()
+            before = after
+        qualities += before()
         for output in tail_order([output for job in unit.tail for output in job.writes]):
             self._sink.write(self._waiting[output.name])
         return qualities
