@@ -8,15 +8,16 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hubconv.embedded.accounts import Account
 from hubconv.embedded.blobs import BLOCK_BYTES
+from hubconv.embedded.bodies import SEND_FILE
 from hubconv.embedded.faults import Faults, Rule, Served, ServedLog
+from hubconv.embedded.protocol import ClientGone, protocol_of
 from hubconv.embedded.refusals import Refusal
 from hubconv.embedded.state import State
 from hubconv.embedded.wire import Call, Route, find_route, parse_query, refusal_answer
@@ -24,27 +25,6 @@ from hubconv.embedded.wire import Call, Route, find_route, parse_query, refusal_
 INTERNAL_HEADER = "x-embedded-internal"
 _NAP_S = 0.02
 _LOG = logging.getLogger("hubconv.embedded")
-_TRANSPORTS: dict[tuple[object, object], asyncio.Transport] = {}
-
-
-class Protocol(H11Protocol):
-    """HTTP/1.1 that remembers its connections, so that a fault can reset them."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Remember the connection, and let small answers leave at once."""
-        super().connection_made(transport)
-        connection = transport.get_extra_info("socket")
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _TRANSPORTS[self.server, self.client] = transport
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
-        _TRANSPORTS.pop((self.server, self.client), None)
-        super().connection_lost(exc)
-
-
-class ClientGone(Exception):  # noqa: N818
-    """The client hung up before its body was complete."""
 
 
 class App:
@@ -70,6 +50,7 @@ class App:
         try:
             rule = self._faults.strike(exchange.method, exchange.path)
             if rule is None:
+                exchange.offer_files()
                 await self._answer(exchange, exchange.send)
             else:
                 await self._misbehave(exchange, rule)
@@ -87,7 +68,8 @@ class App:
         except Exception as error:  # noqa: BLE001 - what nobody foresaw is a 500, and is logged
             _LOG.exception("%s %s", exchange.method, exchange.path)
             response = refusal_answer(Refusal(500, f"The embedded Hub failed: {error!r}"))
-        await response(exchange.scope, exchange.receive, send)
+        with suppress(ClientGone):
+            await response(exchange.scope, exchange.receive, send)
 
     async def _respond(self, exchange: "_Exchange") -> Response:
         route, params = find_route(self._routes, exchange.method, exchange.path)
@@ -225,6 +207,20 @@ class _Exchange:
             await self._send({"type": message["type"], "body": piece, "more_body": more})
             await self._wait_for_rate(len(piece))
 
+    def offer_files(self) -> None:
+        """Let answers send files through the kernel; not where a fault must see the bytes."""
+        if protocol_of(self.scope) is not None:
+            self.scope[SEND_FILE] = self._send_file
+
+    async def _send_file(self, file: BinaryIO, first: int, size: int) -> None:
+        protocol = protocol_of(self.scope)
+        if protocol is None:
+            raise ClientGone
+        self._sent += size
+        if self._sent == self._expected:
+            self.log()
+        await protocol.send_file(file, first, size)
+
     def _body_size(self, start: Message) -> int | None:
         if self.method == "HEAD":
             return 0
@@ -256,8 +252,8 @@ class _Exchange:
             return
 
     def transport(self) -> asyncio.Transport | None:
-        key = (self.scope.get("server"), self.scope.get("client"))
-        return _TRANSPORTS.get(key)
+        protocol = protocol_of(self.scope)
+        return None if protocol is None else protocol.transport
 
     def reset_connection(self) -> None:
         """Let the client see a connection reset, not an orderly end."""

@@ -8,11 +8,14 @@ from contextlib import aclosing
 from pathlib import Path
 
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from hubconv.embedded.blobs import BLOCK_BYTES
 from hubconv.embedded.refusals import Refusal
 from hubconv.embedded.wire import Call
+
+SEND_FILE = "hubconv.send_file"
+"""In the scope of a request: sends bytes of an open file (file, first byte, size)."""
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -71,7 +74,10 @@ def body_answer(
     status = 206 if wanted is not None else 200
     if call.method == "HEAD":
         return Response(None, status, headers)
-    return _BlockAnswer(_on_threads(call, blocks, first, end), status, headers)
+    answer = _BlockAnswer(_on_threads(call, blocks, first, end), status, headers)
+    if not isinstance(blocks, FileSource):
+        return answer
+    return _FileAnswer(blocks.path, first, end, answer)
 
 
 class BlockSource:
@@ -92,11 +98,11 @@ class FileSource(BlockSource):
     """Blocks of a file on disk."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def open(self, first: int, end: int) -> Generator[bytes]:
         """The bytes `first` to `end` (exclusive), in blocks."""
-        return file_blocks(self._path, first, end)
+        return file_blocks(self.path, first, end)
 
 
 class _BlockAnswer(StreamingResponse):
@@ -115,6 +121,28 @@ class _BlockAnswer(StreamingResponse):
         """Send the blocks, then let go of what they come from."""
         async with aclosing(self._blocks):
             await super().stream_response(send)
+
+
+class _FileAnswer(Response):
+    """Bytes of a file, sent by the kernel where nobody need look at them."""
+
+    def __init__(self, path: Path, first: int, end: int, otherwise: _BlockAnswer) -> None:
+        super().__init__(None, otherwise.status_code)
+        self.raw_headers = otherwise.raw_headers
+        self._path, self._first, self._end, self._otherwise = path, first, end, otherwise
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        send_file = scope.get(SEND_FILE)
+        if send_file is None:
+            await self._otherwise(scope, receive, send)
+            return
+        with self._path.open("rb") as file:
+            head = {"status": self.status_code, "headers": self.raw_headers}
+            await send({"type": "http.response.start", **head})
+            for at in range(self._first, self._end, BLOCK_BYTES):
+                await send_file(file, at, min(BLOCK_BYTES, self._end - at))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _on_threads(

@@ -31,10 +31,11 @@ from hubconv.embedded import (
     lfs,
 )
 from hubconv.embedded.accounts import Account
-from hubconv.embedded.app import App, Protocol
+from hubconv.embedded.app import App
 from hubconv.embedded.faults import Faults, ServedLog, rule_from_json
 from hubconv.embedded.jobs import JobBook
 from hubconv.embedded.line import Line, Passed, Rate
+from hubconv.embedded.protocol import Protocol
 from hubconv.embedded.publishers import Publishers
 from hubconv.embedded.refusals import Refusal
 from hubconv.embedded.state import Knobs, Mode, State, open_state
