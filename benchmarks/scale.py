@@ -1,7 +1,7 @@
 """How the work spreads: over workers that have a line each, and over the GPUs of one machine.
 
     python benchmarks/scale.py line --rate 10MB/s --gigabytes 1 --folder /tmp/scale
-    python benchmarks/scale.py gpus --gigabytes 40 --folder /dev/shm/scale
+    python benchmarks/scale.py gpus --gigabytes 40 --cores 4 8 16 --folder /dev/shm/scale
 
 **line**: Hub to Hub. One plan is made in 1, 2 and 4 slices, each by a process of its own as on a
 machine of its own. The embedded Hub stands behind a line of RATE for each of them together: two
@@ -9,9 +9,10 @@ workers have twice the line of one. (One bucket for all: a worker may take more 
 another takes less.) Everything shares the processors of this machine, so the rate must be one at
 which they are not the limit: `busy` says how much of them was used, by everybody.
 
-**gpus**: folder to folder, one process or more for each GPU (`--engine processes`). A run on K of N
-GPUs has K/N of the processors, as K machines with a GPU each would have. Two rounds, the shorter
-counts. On a file system in memory the disk is not what is measured.
+**gpus**: folder to folder, one process or more for each GPU (`--engine processes`). Each GPU of a
+run has so many processors (`--cores`; by default its share of all), as machines with a GPU each
+would have. The shorter of some rounds counts. On a file system in memory the disk is not what is
+measured; what such a file system allows is (`mount -o huge=always` has it give pages of 2 MB).
 
 The ratio is that of seconds: one worker over many. The goal is 1.8 for two.
 """
@@ -107,18 +108,18 @@ def gpus(options: argparse.Namespace) -> None:
     warm(folder, "cuda:0")
     cores = sorted(os.sched_getaffinity(0))
     print(f"{total / 1e9:.2f} GB in {len(shards)} shards, {there} GPUs, {len(cores)} cores")
-    head("GPUs")
-    first, seen = 0.0, {}
-    for count in wanted:
-        mine = cores[: len(cores) * count // there]
-        seconds, sums = one(source, folder / "target", count, mine, options.rounds)
-        seen[count] = sums
-        first = first or seconds
-        row(count, seconds, total, first, f"{len(mine)} cores")
-    seconds, seen[0] = one(source, folder / "target", wanted[0], cores, options.rounds)
-    row(wanted[0], seconds, total, first, f"all {len(cores)} cores, for comparison")
-    same = len({tuple(sorted(sums.items())) for sums in seen.values()}) == 1
-    print("all shards the same bytes" if same else "THE SHARDS DIFFER")
+    seen = []
+    for share in options.cores or [len(cores) // there]:
+        print(f"{share} cores for each GPU")
+        head("GPUs")
+        first = 0.0
+        for count in wanted:
+            mine = cores[: share * count]
+            seconds, sums = one(source, folder / "target", count, mine, options.rounds)
+            seen.append(tuple(sorted(sums.items())))
+            first = first or seconds
+            row(count, seconds, total, first, f"{len(mine)} cores")
+    print("all shards the same bytes" if len(set(seen)) == 1 else "THE SHARDS DIFFER")
     shutil.rmtree(folder)
 
 
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--shards", type=int, default=16, help="for line")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--cores", type=int, nargs="+", help="for gpus: of each, one or more tries")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--mode", choices=["xet", "lfs"], default="xet")
     parser.add_argument(
