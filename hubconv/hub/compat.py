@@ -30,6 +30,7 @@ from huggingface_hub.utils._http import (
     http_backoff,
     parse_ratelimit_headers,
 )
+from huggingface_hub.utils._lfs import SliceFileObj
 from huggingface_hub.utils._xet import (
     XetFileData,
     XetTokenType,
@@ -59,6 +60,7 @@ __all__ = [
     "parts_of",
     "refresh_xet_connection_info",
     "send_by_lfs",
+    "send_part",
     "small_addition",
     "speaks_xet",
     "status_of",
@@ -282,6 +284,22 @@ def complete_parts(
             json={"oid": sha256, "size": operation.upload_info.size},
         )
         hf_raise_for_status(verified)
+
+
+def send_part(url: str, file: Path, begin: int, size: int) -> Mapping[str, str]:
+    """Send up to `size` bytes of a file from `begin` on to a link; the headers of the answer.
+
+    Raises:
+        HfHubHTTPError: It is refused.
+        httpx.HTTPError: The line failed, several times.
+    """
+    with (
+        file.open("rb") as whole,
+        SliceFileObj(whole, seek_from=begin, read_limit=size) as part,
+    ):
+        answer = http_backoff("PUT", url, data=part)
+    hf_raise_for_status(answer)
+    return answer.headers
 
 
 def send_by_lfs(api: HfApi, operation: CommitOperationAdd, answer: Mapping[str, Any]) -> None:

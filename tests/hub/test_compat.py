@@ -216,6 +216,15 @@ def test_parts_come_in_their_order_and_all_of_them(tmp_path):
     assert compat.parts_of(operation, {"actions": {"upload": {"href": "x"}}}) is None
 
 
+def test_a_part_is_a_slice_of_a_file_that_is_begun_again_when_sent_again(tmp_path):
+    assert parameters(compat.SliceFileObj) == ["fileobj", "seek_from", "read_limit"]
+    assert {"method", "url", "max_retries"} <= set(parameters(compat.http_backoff))
+    file = tmp_path / "x"
+    file.write_bytes(bytes(range(25)))
+    with file.open("rb") as whole, compat.SliceFileObj(whole, seek_from=20, read_limit=10) as part:
+        assert (part.read(), part.seek(0), part.read(2)) == (bytes(range(20, 25)), 0, b"\x14\x15")
+
+
 def test_hf_transfer_uploads_with_these_words():
     import hf_transfer
 

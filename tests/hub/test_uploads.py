@@ -19,7 +19,8 @@ from hubconv.hub.uploading import background, lfs, process, uploads
 from hubconv.records import UnitRecord
 from hubconv.work import unit as unit_of_work
 
-ENGINES = ("xet stream", "xet file", "lfs", "lfs in parts")
+FEW = ", few cores"
+ENGINES = ("xet stream", "xet file", "lfs", "lfs in parts", "lfs in parts, few cores")
 FILES = ENGINES[1:]
 SHARD = "model-00001-of-00001.safetensors"
 PART_BYTES = 1_000_000
@@ -107,7 +108,7 @@ class Line:
             "xet file": ("POST", "/v1/xorbs/"),
             "lfs": ("PUT", "/upload/"),
             "lfs in parts": ("PUT", "/part/"),
-        }[self.engine]
+        }[self.engine.removesuffix(FEW)]
 
     def strike(self, **fault):
         from hubconv.embedded.faults import Rule
@@ -136,7 +137,7 @@ def hubs(tmp_path_factory):
         made = {}
 
         def hub(engine):
-            kind = "xet" if engine.startswith("xet") else engine
+            kind = "xet" if engine.startswith("xet") else engine.removesuffix(FEW)
             if kind not in made:
                 small = Knobs(part_bytes=PART_BYTES, multipart_from_bytes=PART_BYTES)
                 knobs = small if kind == "lfs in parts" else Knobs()
@@ -162,6 +163,7 @@ def lines(hubs, tmp_path, monkeypatch):
 
     def line(engine):
         monkeypatch.setattr(uploads, "STREAMS", 0 if engine == "xet file" else 2)
+        monkeypatch.setattr(lfs, "FEW_CORES", 1 << 20 if engine.endswith(FEW) else 0)
         hub = hubs(engine)
         hub.faults.clear()
         hub.requests.clear()
@@ -216,12 +218,14 @@ def test_the_hub_has_the_bytes_that_were_written(line, caplog):
     assert line.content() == data
     assert set(line.staging.records()) == {SHARD}
     assert line.left() == []
-    engine = "lfs in 4 parts" if line.engine == "lfs in parts" else line.engine
+    by = "the client" if line.engine.endswith(FEW) else "hf_transfer"
+    in_parts = line.engine.startswith("lfs in parts")
+    engine = f"lfs in 4 parts by {by}" if in_parts else line.engine
     assert re.search(rf"{len(data)} bytes by {engine} in \d+\.\d s", caplog.text)
     assert not line.hub.requests.count(kind="telemetry")
 
 
-@pytest.mark.parametrize("engine", ["lfs", "lfs in parts"])
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine.startswith("lfs")])
 def test_what_the_hub_has_is_not_sent_again(lines, engine, caplog):
     caplog.set_level("INFO", logger="hubconv")
     line, data = lines(engine), shard()
@@ -342,7 +346,10 @@ def test_every_other_request_is_repeated_too(line, fault):
     from hubconv.embedded.faults import Rule
 
     line.staging = line.open()
-    rules = [line.hub.faults.add(Rule(path=path, **FAULTS[fault])) for path in paths[line.engine]]
+    rules = [
+        line.hub.faults.add(Rule(path=path, **FAULTS[fault]))
+        for path in paths[line.engine.removesuffix(FEW)]
+    ]
     # A token that is still good is not asked for again.
     from huggingface_hub.utils import _xet
 

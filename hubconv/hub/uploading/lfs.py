@@ -1,5 +1,6 @@
 """Uploads by plain LFS: a finished file, whole, or in parts over several connections."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from hubconv.hub.uploading.parts_child import CONNECTIONS
 from hubconv.hub.uploading.process import STALL_S, Child
 from hubconv.hub.uploading.sent import log_sent
 from hubconv.hub.waiting import AtOnce
+
+FEW_CORES: Final = 4
+"""On so many a byte must not cost more than the client's own way to send it takes."""
 
 SLOWEST_BYTES_A_S: Final = 200_000
 """Parts report when they are whole: on a line slower than this they are taken for lost."""
@@ -67,13 +71,15 @@ class LfsLine:
             send_by_lfs(api, operation, answer)
             log_sent("lfs", staged, started)
             return
-        complete_parts(api, operation, answer, self._send_parts(file, *parts))
-        log_sent(f"lfs in {len(parts[0])} parts", staged, started)
+        way = "plain" if len(os.sched_getaffinity(0)) <= FEW_CORES else "parts"
+        complete_parts(api, operation, answer, self._send_parts(way, file, *parts))
+        by = "the client" if way == "plain" else "hf_transfer"
+        log_sent(f"lfs in {len(parts[0])} parts by {by}", staged, started)
 
-    def _send_parts(self, file: Path, urls: list[str], size: int) -> list[dict[str, str]]:
+    def _send_parts(self, way: str, file: Path, urls: list[str], size: int) -> list[dict[str, str]]:
         patience = STALL_S + CONNECTIONS * size / SLOWEST_BYTES_A_S
         order = {"file": str(file), "urls": urls, "chunk_size": size}
-        what = f"Sending {file.name} by hf_transfer"
-        with Child("parts_child", what, order, self.folder, self.at_once, patience) as child:
+        what = f"Sending {file.name} in parts"
+        with Child(f"{way}_child", what, order, self.folder, self.at_once, patience) as child:
             headers: list[dict[str, str]] = child.answer()["headers"]
         return headers
