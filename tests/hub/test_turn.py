@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from hubconv.hub.fetching.turn import WIDE, Turn
+from hubconv.hub.fetching.turn import Turn
 
 
 class Worker(threading.Thread):
@@ -118,7 +118,7 @@ def test_a_fast_line_carries_several():
         told(1_000_000, 10**12)  # says little
         assert not any(other.has_it.wait(0.1) for other in others)
         told(10**12, 10**18)
-        assert sum(other.has_it.wait(2) for other in others) == WIDE - 1
+        assert sum(other.has_it.wait(2) for other in others) == 3
         for other in others:
             other.go_on.set()
     assert all(other.has_it.wait(5) for other in others)

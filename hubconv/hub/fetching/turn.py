@@ -23,9 +23,8 @@ FAST_BYTES_S: Final = 150_000_000
 JUDGED_FROM_BYTES: Final = 64 * 1024 * 1024
 """The first bytes of a transfer say little about the line."""
 
-WIDE: Final = 2
-"""Transfers that a fast line carries at a time: with more of them the last shards of a run arrive
-together, and their way up begins when nothing comes down any more."""
+WIDE: Final = 4
+"""Transfers that a fast line carries at a time."""
 
 
 NEAR_END_S: Final = 2.5
