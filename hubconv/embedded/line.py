@@ -65,7 +65,7 @@ def send_unpaced(end: socket.socket) -> None:
     """Let the kernel send what it is given at once.
 
     Where a machine's rule for congestion is one that paces (BBR), bytes on loopback leave in small
-    lots by a timer, and each wakes its taker: three times the processor time.
+    lots by a timer, and each lot wakes its taker.
     """
     if hasattr(socket, "TCP_CONGESTION"):
         with contextlib.suppress(OSError):

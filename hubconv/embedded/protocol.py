@@ -20,7 +20,7 @@ class ClientGone(Exception):  # noqa: N818
 class Protocol(H11Protocol):
     """HTTP/1.1 that remembers its connections, so that a fault can reset them.
 
-    It also sends files without reading them: half of what the Hub would spend on a byte.
+    It also sends files without reading them, which costs the Hub less than bytes it has read.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -1,7 +1,7 @@
 """The client's own way to send parts, in a process of its own: `hubconv.hub.uploading.plain_child`.
 
 For a machine of few cores: hf_transfer reads a file in pieces of 8 KB, each on another thread, and
-takes three times the processor time for a byte (benchmarks/README.md).
+takes three times the processor time for a byte (benchmarks/README.md, Through a line).
 """
 
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ def _send(order: Mapping[str, Any], _: BinaryIO, report: Report) -> dict[str, An
         report()
         return {"etag": answered.get("etag", "")}
 
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
+    pool = ThreadPoolExecutor(CONNECTIONS)
+    try:
         sent = [pool.submit(one, *part) for part in enumerate(order["urls"])]
-        try:
-            return {"headers": [each.result() for each in sent]}
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        return {"headers": [each.result() for each in sent]}
+    finally:  # after a failure nobody waits for the other parts: the parent ends this process
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 if __name__ == "__main__":
