@@ -32,10 +32,16 @@ print(len(told))
 """
 
 
+def of_a_new_shell():
+    """What a test in this process has set for huggingface_hub is not the shell's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return {**kept, "PYTHONPATH": str(INSTALLED)}
+
+
 def test_in_a_worker_it_speaks_to_whoever_started_the_worker_alone():
     done = subprocess.run(
         [sys.executable, "-c", WORKER],
-        env={**os.environ, "PYTHONPATH": str(INSTALLED)},
+        env=of_a_new_shell(),
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert (done.stdout.strip(), done.stderr) == ("1", "")
@@ -46,10 +52,9 @@ def test_in_a_worker_it_speaks_to_whoever_started_the_worker_alone():
     ("verbose", "said"), [(0, ["ERROR"]), (1, ["ERROR"]), (2, ["DEBUG", "WARNING", "ERROR"])]
 )
 def test_the_hubs_client_speaks_once_without_secrets_and_only_where_asked(verbose, said, when):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(verbose), when],
-        env={**kept, "PYTHONPATH": str(INSTALLED)},
+        env=of_a_new_shell(),
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     ours = [line for line in done.stderr.splitlines() if "huggingface_hub._commit_api" in line]

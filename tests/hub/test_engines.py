@@ -108,7 +108,7 @@ def bench_of(studios, folder, tmp_path, monkeypatch):
         monkeypatch.setattr("hubconv.hub.source.SLOT_FROM_BYTES", slot_from)
         client = studio.client()
         monkeypatch.setattr("hubconv.hub.client.open_client", lambda *_: studio.client())
-        place = tmp_path / "slots"
+        place = tmp_path / engine / "slots"
         source = HubSource(client, studio._sources["shard"], "", place, Budget(memory))
         studio.hub.requests.clear()
         studio.waits.clear()
