@@ -71,15 +71,22 @@ class LfsLine:
             send_by_lfs(api, operation, answer)
             log_sent("lfs", staged, started)
             return
-        way = "plain" if len(os.sched_getaffinity(0)) <= FEW_CORES else "parts"
-        complete_parts(api, operation, answer, self._send_parts(way, file, *parts))
-        by = "the client" if way == "plain" else "hf_transfer"
+        child, by = _sender()
+        complete_parts(api, operation, answer, self._send_parts(child, by, file, *parts))
         log_sent(f"lfs in {len(parts[0])} parts by {by}", staged, started)
 
-    def _send_parts(self, way: str, file: Path, urls: list[str], size: int) -> list[dict[str, str]]:
+    def _send_parts(
+        self, name: str, by: str, file: Path, urls: list[str], size: int
+    ) -> list[dict[str, str]]:
         patience = STALL_S + CONNECTIONS * size / SLOWEST_BYTES_A_S
         order = {"file": str(file), "urls": urls, "chunk_size": size}
-        what = f"Sending {file.name} in parts"
-        with Child(f"{way}_child", what, order, self.folder, self.at_once, patience) as child:
+        what = f"Sending {file.name} by {by}"
+        with Child(name, what, order, self.folder, self.at_once, patience) as child:
             headers: list[dict[str, str]] = child.answer()["headers"]
         return headers
+
+
+def _sender() -> tuple[str, str]:
+    """The child process that sends parts on this machine, and whose way it is."""
+    is_small = len(os.sched_getaffinity(0)) <= FEW_CORES
+    return ("plain_child", "the client") if is_small else ("parts_child", "hf_transfer")
