@@ -6,6 +6,7 @@ It imports nothing heavy, for a child must be quick to start.
 import ctypes
 import json
 import os
+import re
 import signal
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Final
@@ -22,3 +23,8 @@ def order_of_parent(stdin: BinaryIO) -> Mapping[str, Any] | None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     order: Mapping[str, Any] = json.loads(stdin.readline() or b"{}")
     return order if order.get("parent") == os.getppid() else None
+
+
+def words_of(error: Exception) -> str:
+    """What a child may say of an error: links are signed, and would let anyone in."""
+    return re.sub(r"\?[^\s)\"']+", "?...", f"{type(error).__name__}: {error}")

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -426,6 +428,25 @@ def test_a_file_of_parts_is_sent_plainly_where_several_connections_fail(lines, m
     line.staging.flush()
     assert line.content() == data
     assert len(line.waits) == 2
+
+
+@pytest.mark.parametrize("sender", ["plain_child", "parts_child"])
+@pytest.mark.parametrize(("status", "times"), [(403, None), (503, 1)])
+def test_no_link_of_a_part_is_told_or_kept(lines, sender, status, times, tmp_path):
+    line = lines("lfs in parts")
+    line.strike(action="answer", status=status, times=times)
+    state = line.hub._state
+    link = state.link("/part/upload/1", origin=state.cdn, begin=0)
+    assert "signature=" in link
+    (tmp_path / "file").write_bytes(b"x" * PART_BYTES)
+    order = {"file": str(tmp_path / "file"), "urls": [link], "chunk_size": PART_BYTES}
+    done = subprocess.run(
+        [sys.executable, "-m", f"hubconv.hub.uploading.{sender}"],
+        input=json.dumps({**order, "parent": os.getpid()}) + "\n",
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ("error" in json.loads(done.stdout)) == (status == 403)
+    assert "signature=" not in done.stdout + done.stderr
 
 
 def broken_parts(*_):

@@ -7,13 +7,12 @@ heavy and dies with the process that made it.
 
 import json
 import os
-import re
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from hubconv.hub.childhood import order_of_parent
+from hubconv.hub.childhood import order_of_parent, words_of
 from hubconv.hub.fetching import ranges
 from hubconv.hub.ring import Filling
 
@@ -94,8 +93,7 @@ def main() -> int:
 
 def _tell(error: Exception) -> None:
     told = {
-        # Links are signed: what follows the question mark would let anyone in.
-        "text": re.sub(r"\?[^\s)\"']+", "?...", f"{type(error).__name__}: {error}")[:500],
+        "text": words_of(error)[:500],
         "status": getattr(error, "status", 0),
         "headers": getattr(error, "headers", {}),
         "is_link": getattr(error, "is_link", False),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-from hubconv.hub.childhood import order_of_parent
+from hubconv.hub.childhood import order_of_parent, words_of
 
 Report = Callable[[], None]
 
@@ -30,7 +30,7 @@ def run(task: Callable[[Mapping[str, Any], BinaryIO, Report], Mapping[str, Any] 
     try:
         answer = task(order, stdin, lambda: _say(b"\n"))
     except Exception as error:  # noqa: BLE001 - the parent decides what it means
-        answer = {"error": f"{type(error).__name__}: {error}"}
+        answer = {"error": words_of(error)}
     if answer is not None:
         _say(json.dumps(answer).encode() + b"\n")
 
