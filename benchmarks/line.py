@@ -141,7 +141,8 @@ def run_all(hub: Hub, options: argparse.Namespace) -> list[Row]:
     """All measurements, one after the other."""
     folder, work = options.folder, options.folder / "work"
     got, made = folder / "got", folder / "made"
-    how = ["--device", options.device, "--workers", str(options.workers), "--quiet"]
+    how = ["--device", options.device, "--quiet"]
+    how += ["--workers", str(options.workers)] if options.workers else []
     how += ["--scales", options.scales]
     rows = [
         measure(hub, "download", "a",
@@ -207,7 +208,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--mode", choices=["xet", "lfs"], default="xet")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--workers", type=int, help="of hubconv; by default what it chooses")
     parser.add_argument("--scales", choices=["search", "amax"], default="search")
     parser.add_argument("--shard-mb", type=float, default=200.0, help="size of source shards")
     parser.add_argument("--max-disk", default="", help="passed on to hubconv")
@@ -223,7 +224,8 @@ def main() -> None:
     print(
         f"{total / 1e9:.2f} GB FP8 repack, {options.mode}, line of {rate / 1e6:.0f} MB/s each way, "
         f"latency {options.latency}, shards of {options.shard_mb:.0f} MB, "
-        f"{options.workers} workers, --scales {options.scales}, {os.cpu_count()} cores"
+        f"{options.workers or 'its own number of'} workers, --scales {options.scales}, "
+        f"{os.cpu_count()} cores"
     )
     show(rows, rate, bare_torch_bytes())
     shutil.rmtree(options.folder)

@@ -189,6 +189,11 @@ class Published:
 class Staging(Protocol):
     """The journal and the workbench of one plan on a target."""
 
+    @property
+    def streams(self) -> bool:
+        """Whether a shard goes where it belongs while it is made, not only once it is whole."""
+        ...
+
     def records(self) -> Mapping[str, UnitRecord]:
         """Finished units by shard: only those whose record names the hash that is really there."""
         ...

@@ -1,5 +1,6 @@
 """Words that name an end, and the records of the journal."""
 
+import dataclasses
 import json
 
 import pytest
@@ -54,6 +55,8 @@ def test_a_word_that_could_be_both_is_not_guessed_at(tmp_path, monkeypatch):
 def test_a_record_survives_its_json():
     for record in result("llama_bf16_tied").records:
         assert UnitRecord.from_json(record.to_json()) == record
+        # Every field of the record, of its weights and of their figures.
+        assert json.loads(record.to_json()) == json.loads(json.dumps(dataclasses.asdict(record)))
 
 
 json_values = st.recursive(

@@ -13,7 +13,7 @@ from hubconv.formats.contract import Finding, Module, modules_of
 from hubconv.manifest import read_manifest
 from hubconv.profiles import Profile, choose_profile
 from hubconv.steps.inventory import MAX_CONFIG_BYTES, MAX_JSON_BYTES, MAX_SHARDS
-from hubconv.steps.verify import read_tensors
+from hubconv.steps.readback import read_tensors
 
 HF_QUANT_CONFIG: Final = "hf_quant_config.json"
 _ROOT_SHARD: Final = re.compile(r"(?!consolidated)[^/]+\.safetensors")

@@ -143,7 +143,8 @@ _MAKING_OPTIONS: Final = (
         "--workers",
         type=click.IntRange(1, 64),
         default=None,
-        help="Output shards made at the same time.  [default: 3; between folders one a core]",
+        help="Output shards made at the same time.  [default: 3 to 5, by cores and line; "
+        "between folders one a core]",
     ),
     click.option(
         "--engine",

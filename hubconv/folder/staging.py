@@ -183,6 +183,11 @@ class FolderStaging:
         if run.run_id:
             self._write(self._bench / RUNS / f"{run.run_id}.json", run.to_json())
 
+    @property
+    def streams(self) -> bool:
+        """Yes: shards are written where they stay."""
+        return True
+
     def disk_bytes(self, largest_shard: int, room: int) -> int:
         """None of the work folder's: shards are written where they stay."""
         del largest_shard, room

@@ -6,6 +6,7 @@ nibble), K/16 E4M3 block scales, and one float32 global scale g for the tensor:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -131,6 +132,20 @@ class Quality:
             self.error_sq + other.error_sq,
             self.weight_sq + other.weight_sq,
             max(self.worst_block, other.worst_block),
+        )
+
+    @classmethod
+    def total(cls, qualities: Sequence["Quality"]) -> "Quality":
+        """The sum of many, the same in whatever order they come."""
+        return cls(
+            sum(each.elements for each in qualities),
+            sum(each.blocks for each in qualities),
+            sum(each.exact_blocks for each in qualities),
+            sum(each.flushed_blocks for each in qualities),
+            sum(each.low_scales for each in qualities),
+            math.fsum(each.error_sq for each in qualities),
+            math.fsum(each.weight_sq for each in qualities),
+            max((each.worst_block for each in qualities), default=0.0),
         )
 
     @property

@@ -143,6 +143,11 @@ class HubStaging:
         """
         return self._uploads.create(path)
 
+    @property
+    def streams(self) -> bool:
+        """Whether shards go up while they are made: by Xet they do, as plain LFS when whole."""
+        return self._xet
+
     def disk_bytes(self, largest_shard: int, room: int) -> int:
         """What shards on their way need on this machine's disk."""
         return self._uploads.disk_bytes(largest_shard, room)

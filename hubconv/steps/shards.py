@@ -6,6 +6,7 @@ whose tensors all fill whole 4-byte words in the order of the source, then the f
 element size.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +31,7 @@ class Unit:
         data_bytes: Bytes of all tensors.
         header_bytes: Bytes before the first tensor byte.
         sources: Source shards its weights lie in, in order of reading.
+        header_sha256: Hash of those bytes, by which the shard is known again when it is read back.
     """
 
     shard: str
@@ -39,6 +41,7 @@ class Unit:
     data_bytes: int
     header_bytes: int
     sources: tuple[str, ...]
+    header_sha256: bytes = b""
 
     @property
     def nbytes(self) -> int:
@@ -48,6 +51,17 @@ class Unit:
     def header(self) -> bytes:
         """The file's beginning, up to the first tensor byte."""
         return write_header([(o.name, o.dtype, o.shape) for o in self.outputs])
+
+    def tensors(self) -> list[StoredTensor]:
+        """What that header describes, in the order of the bytes."""
+        found = []
+        end = self.header_bytes
+        for output in self.outputs:
+            begin, end = end, end + output.nbytes
+            found.append(
+                StoredTensor(output.name, output.dtype, output.shape, self.shard, begin, end)
+            )
+        return found
 
 
 def plan_shards(jobs: Sequence[Job], max_shard_bytes: int) -> tuple[Unit, ...]:
@@ -126,6 +140,7 @@ def _unit(shard: str, jobs: Sequence[Job]) -> Unit:
         sum(output.nbytes for output in outputs),
         len(header),
         tuple(dict.fromkeys(job.reads[0].shard for job in jobs)),
+        hashlib.sha256(header).digest(),
     )
 
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from hubconv.ends import FileEntry, Source
-from hubconv.errors import HeaderError, IntegrityError, SourceError
+from hubconv.ends import Source
+from hubconv.errors import IntegrityError
 from hubconv.formats import contract, nvfp4, stored
-from hubconv.formats.checkpoint import StoredTensor
+from hubconv.formats.checkpoint import INDEX_NAME, StoredTensor
 from hubconv.formats.contract import Finding
 from hubconv.formats.fidelity import Fidelity
 from hubconv.formats.layouts import layout
@@ -22,8 +22,9 @@ from hubconv.formats.nvfp4 import BLOCK
 from hubconv.manifest import compare_tree
 from hubconv.records import UnitRecord
 from hubconv.steps.decide import Job
-from hubconv.steps.inventory import HEADER_THREADS, read_header
+from hubconv.steps.inventory import HEADER_THREADS
 from hubconv.steps.plan import Plan
+from hubconv.steps.readback import read_planned
 
 SAMPLE_ROWS: Final = 128
 
@@ -92,18 +93,19 @@ def verify_staged(
         sample: How much is decoded.
     """
     findings = list(_against_records(records, view))
-    tensors, unreadable = read_tensors(view, [unit.shard for unit in plan.units])
+    tensors, unreadable = read_planned(view, plan.units)
     findings += unreadable
     scales = {q.module: q.global_scale for record in records for q in record.tensors}
     scalars = dict(_recorded_scalars(plan, scales))
     chosen, far = decoded_findings(plan, tensors, view, source, scales, sample)
     findings += far
+    index = _index(plan.files)
     findings += contract.check(
         tensors,
         json.loads(plan.files["config.json"]),
         _json_files(plan.files),
-        weight_map=_weight_map(plan.files),
-        total_size=_total_size(plan.files),
+        weight_map=index["weight_map"] if index else None,
+        total_size=index["metadata"]["total_size"] if index else None,
         scalars=scalars,
         partners=[[job.module for job in group.members] for group in plan.sets.values()],
         expected={
@@ -128,36 +130,6 @@ def verify_tree(view: Source, files: Mapping[str, bytes]) -> list[str]:
     """
     manifest = json.loads(files["hubconv.json"])
     return compare_tree(view, manifest, files)
-
-
-def read_tensors(
-    view: Source, shards: Sequence[str]
-) -> tuple[dict[str, StoredTensor], list[Finding]]:
-    """Every tensor of some shards, by headers alone, and what is wrong with the headers."""
-    files = view.files()
-    here = [files[shard] for shard in shards if shard in files]
-
-    def header(entry: FileEntry) -> list[StoredTensor] | Finding:
-        try:
-            return read_header(view, entry)
-        except HeaderError as error:
-            return Finding("header.invalid", entry.path, error.what)
-        except (SourceError, IntegrityError) as error:
-            return Finding("header.unreadable", entry.path, error.what)
-
-    tensors: dict[str, StoredTensor] = {}
-    findings = []
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        for entry, found in zip(here, pool.map(header, here), strict=True):
-            if isinstance(found, Finding):
-                findings.append(found)
-                continue
-            for tensor in found:
-                if tensor.name in tensors:
-                    told = f"stands in {tensors[tensor.name].shard} and in {entry.path}"
-                    findings.append(Finding("header.twice", tensor.name, told))
-                tensors[tensor.name] = tensor
-    return tensors, findings
 
 
 def _against_records(records: Sequence[UnitRecord], view: Source) -> Iterator[Finding]:
@@ -323,11 +295,6 @@ def _json_files(files: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _weight_map(files: Mapping[str, bytes]) -> dict[str, str] | None:
-    index = files.get("model.safetensors.index.json")
-    return json.loads(index)["weight_map"] if index else None
-
-
-def _total_size(files: Mapping[str, bytes]) -> int | None:
-    index = files.get("model.safetensors.index.json")
-    return int(json.loads(index)["metadata"]["total_size"]) if index else None
+def _index(files: Mapping[str, bytes]) -> dict[str, Any] | None:
+    index = files.get(INDEX_NAME)
+    return json.loads(index) if index else None

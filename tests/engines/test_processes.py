@@ -315,9 +315,22 @@ def test_processes_are_spread_over_the_gpus(two_gpus):
     ask = Request("/a", "/b", workers=12)
     assert hands.manned(ask) == (["cuda:0", "cuda:1", "cuda:0"], 4)
     assert hands.manned(Request("/a", "/b", workers=1)) == (["cuda:0", "cuda:1"], 1)
-    assert hands.manned(Request("a/b", "c/d", device="cuda")) == (["cuda:0", "cuda:1"], 3)
     assert hands.manned(Request("/a", "/b", device="cuda:1", workers=8)) == (["cuda:1"] * 2, 4)
     assert hands.manned(Request("/a", "/b", device="cpu", workers=8)) == (["cpu"] * 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("cores", "streaming", "whole"), [(2, 3, 3), (4, 3, 3), (5, 4, 5), (16, 4, 5)]
+)
+def test_more_than_a_few_cores_make_more_shards_at_a_time(
+    two_gpus, monkeypatch, cores, streaming, whole
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+
+    assert hands.hub_workers(streams=True) == streaming
+    assert hands.hub_workers(streams=False) == whole
+    request = Request("a/b", "c/d", device="cuda")
+    assert hands.manned(request) == (["cuda:0", "cuda:1"], streaming)
 
 
 def test_folders_on_two_gpus_are_worth_processes(two_gpus, monkeypatch):

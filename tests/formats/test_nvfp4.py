@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from fractions import Fraction
 
@@ -18,6 +19,19 @@ from hubconv.formats.nvfp4 import (
 PROPERTY = settings(derandomize=True, deadline=None)
 FLT_MAX = float(np.finfo(np.float32).max)
 SIZES = some.floats(2**-149, FLT_MAX, width=32, allow_subnormal=True)
+
+
+@PROPERTY
+@given(some.lists(some.tuples(some.integers(0, 2**40), *[some.floats(0, 1e80)] * 3), max_size=9))
+def test_the_total_of_qualities_is_their_sum_in_any_order(figures):
+    all_of_them = [Quality(n, n, n, n, n, *floats) for n, *floats in figures]
+
+    total = Quality.total(all_of_them)
+
+    assert total == Quality.total(all_of_them[::-1])
+    one_by_one = sum(all_of_them, Quality())
+    assert dataclasses.astuple(total) == pytest.approx(dataclasses.astuple(one_by_one), rel=1e-12)
+    assert total.elements == one_by_one.elements
 
 
 def test_the_e4m3_table_holds_the_landmarks():
