@@ -28,6 +28,7 @@ MAX_ELEMENTS: Final = 2**60
 LENGTH_BYTES: Final = 8
 INDEX_NAME: Final = "model.safetensors.index.json"
 
+_ENTRY: Final = frozenset({"dtype", "shape", "data_offsets"})
 _TENSOR_NAME: Final = re.compile(r"[A-Za-z0-9_.\-/]{1,512}")
 _SHARD_NAME: Final = re.compile(r"[\w.\-]+(?:/[\w.\-]+)*\.safetensors", re.ASCII)
 
@@ -58,7 +59,7 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Size in bytes; of a part, without the bytes of others between its own."""
-        return self.span if self.of is None else nbytes_of(self.dtype, self.shape)
+        return self.end - self.begin if self.of is None else nbytes_of(self.dtype, self.shape)
 
     @property
     def span(self) -> int:
@@ -66,13 +67,9 @@ class StoredTensor:
         return self.end - self.begin
 
 
-def nbytes_of(dtype: str, shape: Sequence[int]) -> int:
-    """Bytes that `shape` elements of `dtype` occupy; the bit count must fill whole bytes."""
-    return _nbytes(dtype, tuple(shape))
-
-
 @lru_cache(maxsize=4096)  # a checkpoint has few shapes, and a plan asks for each again and again
-def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+def nbytes_of(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes that `shape` elements of `dtype` occupy; the bit count must fill whole bytes."""
     bits = math.prod(shape) * BITS[dtype]
     if bits % 8:
         raise HeaderError(f"{list(shape)} elements of {dtype} do not fill whole bytes.")
@@ -162,32 +159,33 @@ def _check_metadata(metadata: object, shard: str) -> None:
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    return type(value) is int and 0 <= value < 2**63  # a bool is no size
 
 
 def _tensor(name: str, entry: object, shard: str, data_begin: int) -> StoredTensor:
     if not _TENSOR_NAME.fullmatch(name):
         raise HeaderError(f"{shard} names a tensor {name[:80]!r}: not a usable name.")
     where = f"{name} in {shard}"
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != _ENTRY:
         raise HeaderError(f"{where} must have exactly dtype, shape and data_offsets.")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
         raise HeaderError(f"{where} has the unknown dtype {str(dtype)[:40]!r}.")
     if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_size, shape)):
         raise HeaderError(f"{where} has the unusable shape {str(shape)[:80]}.")
-    if math.prod(side for side in shape if side) >= MAX_ELEMENTS:
+    sides = tuple(shape)
+    if math.prod(filter(None, sides)) >= MAX_ELEMENTS:
         # The library multiplies from the left and refuses what overflows, a later 0 or not.
         raise HeaderError(f"{where} has a shape of more elements than any file: {shape}.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
         raise HeaderError(f"{where} has the unusable data_offsets {str(offsets)[:80]}.")
     begin, end = offsets
-    if end - begin != nbytes_of(dtype, shape):
+    if end - begin != nbytes_of(dtype, sides):
         raise HeaderError(
-            f"{where} is {dtype} {shape}, {nbytes_of(dtype, shape)} bytes, but its data_offsets "
+            f"{where} is {dtype} {shape}, {nbytes_of(dtype, sides)} bytes, but its data_offsets "
             f"span {end - begin}."
         )
-    return StoredTensor(name, dtype, tuple(shape), shard, data_begin + begin, data_begin + end)
+    return StoredTensor(name, dtype, sides, shard, data_begin + begin, data_begin + end)
 
 
 def _check_cover(
@@ -223,17 +221,24 @@ def parse_index(text: bytes, present: Iterable[str]) -> dict[str, str]:
     if len(weight_map) > MAX_TENSORS:
         raise HeaderError(f"{INDEX_NAME} lists {len(weight_map)} tensors; cap is {MAX_TENSORS}.")
     files = frozenset(present)
+    proven: set[str] = set()
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard) or ".." in shard:
-            raise HeaderError(f"{INDEX_NAME} sends {name[:80]!r} to {str(shard)[:80]!r}.")
         if not _TENSOR_NAME.fullmatch(name):
             raise HeaderError(f"{INDEX_NAME} names a tensor {name[:80]!r}: not a usable name.")
-        if shard not in files:
-            raise HeaderError(
-                f"{INDEX_NAME} sends {name} to {shard}, which is not in the repository.",
-                "The upload of the source is incomplete: wait for its publisher to finish it.",
-            )
+        if not isinstance(shard, str) or shard not in proven:
+            proven.add(_proven_shard(name, shard, files))
     return weight_map
+
+
+def _proven_shard(name: str, shard: object, files: frozenset[str]) -> str:
+    if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard) or ".." in shard:
+        raise HeaderError(f"{INDEX_NAME} sends {name[:80]!r} to {str(shard)[:80]!r}.")
+    if shard not in files:
+        raise HeaderError(
+            f"{INDEX_NAME} sends {name} to {shard}, which is not in the repository.",
+            "The upload of the source is incomplete: wait for its publisher to finish it.",
+        )
+    return shard
 
 
 def stated_size(index: bytes) -> int | None:
@@ -263,7 +268,7 @@ def write_header(tensors: Sequence[tuple[str, str, Sequence[int]]]) -> bytes:
         if name in written:
             raise HeaderError(f"{name} would be written twice.")
         written.add(name)
-        end = position + nbytes_of(dtype, shape)
+        end = position + nbytes_of(dtype, tuple(shape))
         sides = ",".join(map(str, shape))
         entries.append(
             f'{encode_basestring_ascii(name)}:{{"dtype":"{dtype}","shape":[{sides}],'

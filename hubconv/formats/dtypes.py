@@ -36,6 +36,9 @@ PLAIN_FLOATS: Final = frozenset({"BF16", "F16", "F32"})
 """Element types that hold a weight without any companion."""
 
 
+_ALIGNMENT: Final = {dtype: max(1, bits // 8) for dtype, bits in BITS.items()}
+
+
 def alignment(dtype: str) -> int:
     """Bytes an element of `dtype` must be aligned to: torch views refuse other offsets."""
-    return max(1, BITS[dtype] // 8)
+    return _ALIGNMENT[dtype]

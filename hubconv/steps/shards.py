@@ -128,7 +128,7 @@ def _unit(shard: str, jobs: Sequence[Job]) -> Unit:
     tail: list[Job] = []
     for job in jobs:
         (straight if _fills_words(job) else tail).append(job)
-    straight.sort(key=lambda job: max(alignment(output.dtype) for output in job.writes) <= WORD)
+    straight.sort(key=lambda job: all(alignment(o.dtype) <= WORD for o in job.writes))
     outputs = [output for job in straight for output in job.writes]
     outputs += tail_order([output for job in tail for output in job.writes])
     header = write_header([(o.name, o.dtype, o.shape) for o in outputs])

@@ -64,10 +64,14 @@ def find_weights(
     readers = [READERS[name] for name in profile.readers]
     packed = any(reader.kind == "int4" for reader in readers)
     group = int4_group_of(inventory.config) if packed else None
+    fitting = {
+        dtype: [reader for reader in readers if dtype in reader.dtypes]
+        for dtype in {tensor.dtype for tensor in tensors.values()}
+    }
     readings = {
         name: reader
         for name, tensor in tensors.items()
-        if (reader := _reader_of(tensor, tensors, readers, profile)) is not None
+        if (reader := _reader_of(tensor, tensors, fitting[tensor.dtype], profile)) is not None
     }
     companions = frozenset(
         name for data, reader in readings.items() for name in _companions(reader, data)
@@ -85,7 +89,9 @@ def find_weights(
             beside = tuple(tensors[each] for each in reader.beside(name) if each in tensors)
             yield Found(tensor, scale, weight, name.removesuffix(reader.data), beside)
             continue
-        unclear = tensor.dtype in NEEDS_PROOF or any(r.scale and _fits(r, tensor) for r in readers)
+        unclear = tensor.dtype in NEEDS_PROOF or any(
+            reader.scale and name.endswith(reader.data) for reader in fitting[tensor.dtype]
+        )
         if unclear and not any(pattern.search(name) for pattern in keep):
             raise _unproven(tensor, [scale_name(r, name) for r in readers if r.scale])
         yield Found(tensor, None, None, _bare(name))
@@ -101,12 +107,15 @@ def _reader_of(
     readers: Sequence[Reader],
     profile: Profile,
 ) -> Reader | None:
-    """The first way to read a matrix, or a stack of them, whose scale is there if it needs one."""
+    """The first of the readers for its element type whose scale is there if it needs one.
+
+    Only matrices, and stacks of them, are weights.
+    """
     stacked = len(tensor.shape) == 3 and any(f.pattern.search(tensor.name) for f in profile.fused)
     if len(tensor.shape) != 2 and not stacked:
         return None
     for reader in readers:
-        if not _fits(reader, tensor) or (stacked and not reader.scale):
+        if not tensor.name.endswith(reader.data) or (stacked and not reader.scale):
             continue
         if not reader.scale or scale_name(reader, tensor.name) in tensors:
             return reader
@@ -115,10 +124,6 @@ def _reader_of(
 
 def _companions(reader: Reader, data: str) -> list[str]:
     return [scale_name(reader, data), *reader.beside(data)] if reader.scale else []
-
-
-def _fits(reader: Reader, tensor: StoredTensor) -> bool:
-    return tensor.name.endswith(reader.data) and tensor.dtype in reader.dtypes
 
 
 def _unproven(tensor: StoredTensor, tried: Sequence[str]) -> ScaleError:
