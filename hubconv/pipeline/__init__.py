@@ -7,13 +7,10 @@ machines: each plans again from headers, makes what is missing of its slice, and
 others. The journal on the target is all that they share.
 """
 
-import threading
-from typing import Final
-
-from hubconv import card
 from hubconv.folder import FolderTarget
 from hubconv.journal import DONE
 from hubconv.opening import Scratch, open_lender, open_source
+from hubconv.pipeline.beforehand import Beforehand
 from hubconv.pipeline.finishing import finished
 from hubconv.pipeline.making import make
 from hubconv.pipeline.planfile import PlanFile
@@ -31,9 +28,6 @@ __all__ = [
     "Outcome", "Plan", "PlanFile", "Recipe", "Request", "Slice", "Worked", "convert", "plan",
     "publish", "work",
 ]  # fmt: skip
-
-PICTURES_S: Final = 0.5
-"""Seconds after which every worker has something to do."""
 
 
 def plan(
@@ -66,14 +60,9 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
         if run.source.commit and not isinstance(run.target, FolderTarget):
             run.progress.note(hub_budget(run.plan).words())
         with run.staged() as staging:
-            # The card is drawn in the end: what draws it is imported while others work.
-            pictures = threading.Timer(PICTURES_S, card.load)
-            pictures.start()
-            try:
+            with Beforehand(run.plan) as beforehand:
                 done = make(run, staging, run.plan.units)
-            finally:
-                pictures.cancel()
-            outcome = release(run, staging, done)
+            outcome = release(run, staging, done, beforehand.promise)
         return finished(run, outcome)
 
 

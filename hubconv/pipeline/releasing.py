@@ -11,6 +11,7 @@ from hubconv.opening import refuse_hidden
 from hubconv.pipeline.making import Done
 from hubconv.pipeline.request import Outcome
 from hubconv.pipeline.run import Run, versions
+from hubconv.steps.promise import Promise
 from hubconv.steps.publish import Telling, compose
 from hubconv.steps.shards import Unit
 from hubconv.steps.verify import Sample, verify_staged, verify_tree
@@ -18,13 +19,14 @@ from hubconv.steps.verify import Sample, verify_staged, verify_tree
 _NAMED: Final = 20
 
 
-def release(run: Run, staging: Staging, done: Done) -> Outcome:
+def release(run: Run, staging: Staging, done: Done, promise: Promise | None = None) -> Outcome:
     """Publish what is staged, once it is found right.
 
     Args:
         run: The run.
         staging: The journal of its plan.
         done: What is staged.
+        promise: What the plan is to loaders, where it is known already.
 
     Raises:
         TemporaryError: A unit of the plan is not staged yet.
@@ -38,7 +40,8 @@ def release(run: Run, staging: Staging, done: Done) -> Outcome:
     ordered = [records[unit.shard] for unit in run.plan.units]
     run.stop.at_once()
     run.progress.phase("Verifying what is staged")
-    verification = verify_staged(run.plan, ordered, staging.view(), run.source, Sample())
+    view = staging.view()
+    verification = verify_staged(run.plan, ordered, view, run.source, Sample(), promise)
     verification.raise_on_errors("Nothing was published; every shard is kept.")
     # Shards of earlier runs, and of other machines, count with the time that they took there.
     seconds = run.seconds + sum(record.seconds for record in done.found.values())

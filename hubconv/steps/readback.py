@@ -5,9 +5,9 @@ parsed. The largest models have 300,000 tensors, which take seconds to parse.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from dataclasses import dataclass
 
 from hubconv.ends import FileEntry, Source
 from hubconv.errors import HeaderError, IntegrityError, SourceError
@@ -16,35 +16,59 @@ from hubconv.formats.contract import Finding
 from hubconv.steps.inventory import HEADER_THREADS, read_header
 from hubconv.steps.shards import Unit
 
-_NO_UNITS: Final[Mapping[str, Unit]] = {}
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """What the headers of a result say.
+
+    Attributes:
+        tensors: Every tensor by name.
+        findings: What is wrong with the headers.
+        are_planned: Every shard of the plan is there, with the planned header byte for byte.
+    """
+
+    tensors: Mapping[str, StoredTensor]
+    findings: tuple[Finding, ...]
+    are_planned: bool
 
 
-def read_planned(
-    view: Source, units: Sequence[Unit]
-) -> tuple[dict[str, StoredTensor], list[Finding]]:
-    """Every tensor that the shards of some units hold, and what is wrong with their headers."""
-    return read_tensors(view, [unit.shard for unit in units], {unit.shard: unit for unit in units})
+def read_planned(view: Source, units: Sequence[Unit]) -> Headers:
+    """What the shards of some units hold."""
+    planned = {unit.shard: unit for unit in units}
+    right: set[str] = set()
+
+    def header(entry: FileEntry) -> list[StoredTensor]:
+        unit = planned[entry.path]
+        if not _is_as_planned(view, entry, unit):
+            return read_header(view, entry)
+        right.add(entry.path)
+        return unit.tensors()
+
+    tensors, findings = _gathered(view, [unit.shard for unit in units], header)
+    return Headers(tensors, tuple(findings), right == planned.keys())
 
 
 def read_tensors(
-    view: Source, shards: Sequence[str], planned: Mapping[str, Unit] = _NO_UNITS
+    view: Source, shards: Sequence[str]
 ) -> tuple[dict[str, StoredTensor], list[Finding]]:
     """Every tensor of some shards, by headers alone, and what is wrong with the headers.
 
     Args:
         view: Where they are read.
         shards: Their names; those that are missing are left out.
-        planned: Units by shard, where what should be there is known.
     """
+    return _gathered(view, shards, lambda entry: read_header(view, entry))
+
+
+def _gathered(
+    view: Source, shards: Sequence[str], header: Callable[[FileEntry], list[StoredTensor]]
+) -> tuple[dict[str, StoredTensor], list[Finding]]:
     files = view.files()
     here = [files[shard] for shard in shards if shard in files]
 
-    def header(entry: FileEntry) -> list[StoredTensor] | Finding:
+    def read(entry: FileEntry) -> list[StoredTensor] | Finding:
         try:
-            unit = planned.get(entry.path)
-            if unit is not None and _is_as_planned(view, entry, unit):
-                return unit.tensors()
-            return read_header(view, entry)
+            return header(entry)
         except HeaderError as error:
             return Finding("header.invalid", entry.path, error.what)
         except (SourceError, IntegrityError) as error:
@@ -53,7 +77,7 @@ def read_tensors(
     tensors: dict[str, StoredTensor] = {}
     findings = []
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        for entry, found in zip(here, pool.map(header, here), strict=True):
+        for entry, found in zip(here, pool.map(read, here), strict=True):
             if isinstance(found, Finding):
                 findings.append(found)
                 continue

@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from hubconv.ends import Source
 from hubconv.errors import IntegrityError
 from hubconv.formats import contract, nvfp4, stored
-from hubconv.formats.checkpoint import INDEX_NAME, StoredTensor
+from hubconv.formats.checkpoint import StoredTensor
 from hubconv.formats.contract import Finding
 from hubconv.formats.fidelity import Fidelity
 from hubconv.formats.layouts import layout
@@ -24,7 +24,8 @@ from hubconv.records import UnitRecord
 from hubconv.steps.decide import Job
 from hubconv.steps.inventory import HEADER_THREADS
 from hubconv.steps.plan import Plan
-from hubconv.steps.readback import read_planned
+from hubconv.steps.promise import Promise, seen
+from hubconv.steps.readback import Headers, read_planned
 
 SAMPLE_ROWS: Final = 128
 
@@ -81,7 +82,12 @@ class Verification:
 
 
 def verify_staged(
-    plan: Plan, records: Sequence[UnitRecord], view: Source, source: Source, sample: Sample
+    plan: Plan,
+    records: Sequence[UnitRecord],
+    view: Source,
+    source: Source,
+    sample: Sample,
+    promise: Promise | None = None,
 ) -> Verification:
     """Check staged shards against plan, records, loader contract and source.
 
@@ -91,31 +97,30 @@ def verify_staged(
         view: The staged files.
         source: Where the weights came from.
         sample: How much is decoded.
+        promise: What the plan is to loaders, where it is known already.
     """
     findings = list(_against_records(records, view))
-    tensors, unreadable = read_planned(view, plan.units)
-    findings += unreadable
+    headers = read_planned(view, plan.units)
+    findings += headers.findings
     scales = {q.module: q.global_scale for record in records for q in record.tensors}
-    scalars = dict(_recorded_scalars(plan, scales))
-    chosen, far = decoded_findings(plan, tensors, view, source, scales, sample)
+    chosen, far = decoded_findings(plan, headers.tensors, view, source, scales, sample)
     findings += far
-    index = _index(plan.files)
-    findings += contract.check(
-        tensors,
-        json.loads(plan.files["config.json"]),
-        _json_files(plan.files),
-        weight_map=index["weight_map"] if index else None,
-        total_size=index["metadata"]["total_size"] if index else None,
-        scalars=scalars,
-        partners=[[job.module for job in group.members] for group in plan.sets.values()],
-        expected={
-            output.name: (output.dtype, output.shape)
-            for unit in plan.units
-            for output in unit.outputs
-        },
-    )
+    findings += _contract_findings(plan, headers, scales, promise)
     joint = sum(len(group.members) > 1 for group in plan.sets.values())
-    return Verification(tuple(findings), len(plan.units), len(tensors), joint, len(chosen))
+    return Verification(tuple(findings), len(plan.units), len(headers.tensors), joint, len(chosen))
+
+
+def _contract_findings(
+    plan: Plan, headers: Headers, scales: Mapping[str, float], promise: Promise | None
+) -> Iterator[Finding]:
+    if promise is None or not headers.are_planned:
+        promise = seen(plan, headers.tensors)
+        expected = {o.name: (o.dtype, o.shape) for unit in plan.units for o in unit.outputs}
+        yield from contract.expected_findings(headers.tensors, expected)
+    yield from promise.findings
+    partners = [[job.module for job in group.members] for group in plan.sets.values()]
+    scalars = dict(_recorded_scalars(plan, scales))
+    yield from contract.check_scales(promise.modules, partners, scalars)
 
 
 def verify_tree(view: Source, files: Mapping[str, bytes]) -> list[str]:
@@ -285,16 +290,3 @@ def _all(view: Source, tensor: StoredTensor) -> bytes:
 def _rows(view: Source, tensor: StoredTensor, rows: int, row_bytes: int) -> stored.Bytes2D:
     content = view.read(tensor.shard, tensor.begin, tensor.begin + rows * row_bytes)
     return np.frombuffer(content, np.uint8).reshape(rows, row_bytes)
-
-
-def _json_files(files: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:
-    return {
-        path: json.loads(content)
-        for path, content in files.items()
-        if path == "hf_quant_config.json"
-    }
-
-
-def _index(files: Mapping[str, bytes]) -> dict[str, Any] | None:
-    index = files.get(INDEX_NAME)
-    return json.loads(index) if index else None

@@ -19,7 +19,7 @@ from hubconv.audit.advice import ADVICE
 from hubconv.formats.contract import check
 
 HOUSE = Path(hubconv.__file__).parent
-ROOMS = ("audit", "formats/contract", "steps/verify.py")
+ROOMS = ("audit", "formats/contract", "steps/readback.py", "steps/verify.py")
 CODE = re.compile(
     r"(config|file|header|index|tree|expected|need|source|kept|part|partner|scale|fused|decoded|"
     r"match|v4|staged)\.[a-z-]+(?<!json)"

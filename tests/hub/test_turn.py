@@ -14,10 +14,11 @@ class Worker(threading.Thread):
     def __init__(self, turn):
         super().__init__(daemon=True)
         self.turn, self.has_it, self.go_on = turn, threading.Event(), threading.Event()
+        self.is_grown = False
         self.start()
 
     def run(self):
-        with self.turn.taken():
+        with self.turn.taken() as self.told:
             self.has_it.set()
             self.go_on.wait(10)
 
@@ -110,15 +111,57 @@ def test_a_failure_gives_it_on():
     other.go_on.set()
 
 
-def test_a_fast_line_carries_several():
+def having(workers, seconds=0.2):
+    """The workers that have it after a while."""
+    time.sleep(seconds)
+    return [worker for worker in workers if worker.has_it.is_set()]
+
+
+def grow(worker):
+    """A quarter of its bytes have come."""
+    worker.told(10**12, 3 * 10**12)
+    worker.is_grown = True
+
+
+def test_a_fast_line_carries_several_each_begun_when_the_one_before_is_on_its_way(monkeypatch):
+    monkeypatch.setattr("hubconv.hub.fetching.turn.NEAR_END_S", 0)
     turn = Turn()
     with turn.taken() as told:
         others = [Worker(turn) for _ in range(4)]
-        assert not any(other.has_it.wait(0.1) for other in others)
+        assert not having(others)
         told(1_000_000, 10**12)  # says little
-        assert not any(other.has_it.wait(0.1) for other in others)
-        told(10**12, 10**18)
-        assert sum(other.has_it.wait(2) for other in others) == 3
+        assert not having(others)
+        told(10**12, 10**13)  # a fast line, and less than a quarter there
+        assert not having(others)
+        told(10**12, 3 * 10**12)
+        begun = []
+        for number in range(1, 4):
+            begun = having(others)
+            assert len(begun) == number
+            assert begun == having(others)
+            grow(next(worker for worker in begun if not worker.is_grown))
+        assert begun == having(others)  # no more than four have it
         for other in others:
             other.go_on.set()
     assert all(other.has_it.wait(5) for other in others)
+
+
+def test_one_that_has_only_begun_does_not_let_go_however_fast_it_is():
+    turn = Turn()
+    with turn.taken() as told:
+        other = Worker(turn)
+        told(100_000_000, 600_000_000)
+        assert not other.has_it.wait(0.2)
+        told(200_000_000, 500_000_000)
+        assert other.has_it.wait(5)
+        other.go_on.set()
+
+
+def test_one_that_falls_silent_at_its_beginning_holds_nobody_up(monkeypatch):
+    monkeypatch.setattr("hubconv.hub.fetching.turn.YOUNG_S", 0.3)
+    turn = Turn()
+    with turn.taken() as told:
+        other = Worker(turn)
+        told(10**12, 10**13)
+        assert other.has_it.wait(5)
+        other.go_on.set()

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 from profiles.walks import staged
@@ -55,12 +56,12 @@ def test_a_unit_knows_what_its_header_says(walk):
 def test_headers_as_planned_are_read_once_and_no_byte_more(walk):
     view = Counted(walk.staging.view())
 
-    tensors, findings = read_planned(view, walk.plan.units)
+    headers = read_planned(view, walk.plan.units)
 
     assert sorted(view.reads) == sorted((u.shard, 0, u.header_bytes) for u in walk.plan.units)
-    assert findings == []
+    assert (headers.findings, headers.are_planned) == ((), True)
     shards = [unit.shard for unit in walk.plan.units]
-    assert tensors == read_tensors(walk.staging.view(), shards)[0]
+    assert headers.tensors == read_tensors(walk.staging.view(), shards)[0]
 
 
 def test_a_header_that_says_the_same_in_other_words_is_right(walk):
@@ -72,7 +73,8 @@ def test_a_header_that_says_the_same_in_other_words_is_right(walk):
 
     respelled(first_shard(walk), turned)
 
-    assert read_planned(walk.staging.view(), walk.plan.units) == planned
+    found = read_planned(walk.staging.view(), walk.plan.units)
+    assert found == replace(planned, are_planned=False)
     # The journal's hash of the shard is another all the same.
     assert {finding.rule for finding in walk.verified().errors} <= {"staged.content"}
 
@@ -87,6 +89,13 @@ def test_a_header_of_the_same_length_that_is_no_json_is_found(walk):
     respelled(first_shard(walk), lambda text: text.replace("{", "[", 1))
 
     assert "header.invalid" in {finding.rule for finding in walk.verified().errors}
+
+
+def test_a_shard_that_is_missing_is_not_as_planned(walk):
+    first_shard(walk).unlink()
+
+    assert not read_planned(walk.staging.view(), walk.plan.units).are_planned
+    assert {"staged.missing", "expected.missing"} <= {f.rule for f in walk.verified().errors}
 
 
 def test_a_shard_that_grew_behind_a_right_header_is_found(walk):

@@ -4,7 +4,12 @@
 configuration, take this module for quantized?
 """
 
-from hubconv.formats.contract.audit import check, loaders_entry
+from hubconv.formats.contract.audit import (
+    check,
+    check_names,
+    check_scales,
+    loaders_entry,
+)
 from hubconv.formats.contract.ct_rules import (
     ct_library_match,
     ct_library_scheme,
@@ -19,6 +24,7 @@ from hubconv.formats.contract.modelopt_rules import (
     vllm_modelopt_excluded,
 )
 from hubconv.formats.contract.modules import Module, modules_of
+from hubconv.formats.contract.tensor_rules import expected_findings
 
 __all__ = [
     "Finding",
@@ -26,8 +32,11 @@ __all__ = [
     "Module",
     "NoSchemeError",
     "check",
+    "check_names",
+    "check_scales",
     "ct_library_match",
     "ct_library_scheme",
+    "expected_findings",
     "loaders_entry",
     "mixed_algo",
     "modules_of",

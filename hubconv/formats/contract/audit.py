@@ -61,6 +61,34 @@ def check(
         expected: Element type and shape of every tensor that should be there.
     """
     modules = modules_of(tensors.values())
+    findings = check_names(
+        modules, tensors, config, extra, weight_map=weight_map, total_size=total_size
+    )
+    findings += check_scales(modules, partners, scalars or {})
+    if expected is not None:
+        findings += expected_findings(tensors, expected)
+    return findings
+
+
+def check_names(
+    modules: Mapping[str, Module],
+    tensors: Mapping[str, TensorLike],
+    config: Mapping[str, Any],
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    weight_map: Mapping[str, str] | None = None,
+    total_size: int | None = None,
+) -> list[Finding]:
+    """The part of `check` that no number is needed for.
+
+    Args:
+        modules: What `modules_of` makes of the tensors.
+        tensors: All tensors by name.
+        config: config.json.
+        extra: Further JSON files by name; hf_quant_config.json is read.
+        weight_map: The index, where there is one.
+        total_size: The index's sum of bytes.
+    """
     _, nested, is_flat = _entries(config, extra or {})
     entry, findings = loaders_entry(config, extra or {})
     findings += _by_layout(modules, config, entry)
@@ -68,12 +96,23 @@ def check(
     if nested is not None:
         findings += nested_findings(nested, entry if is_flat else None)
     findings += orphan_findings(modules)
-    findings += scalar_findings(scalars or {})
-    findings += partner_findings(modules, partners, scalars or {})
     findings += index_findings(tensors, weight_map, total_size)
-    if expected is not None:
-        findings += expected_findings(tensors, expected)
     return findings
+
+
+def check_scales(
+    modules: Mapping[str, Module],
+    partners: Sequence[Sequence[str]],
+    scalars: Mapping[str, float],
+) -> list[Finding]:
+    """The part of `check` that is about global and input scales.
+
+    Args:
+        modules: What `modules_of` makes of the tensors.
+        partners: Modules that must share one global scale and one input scale.
+        scalars: Stored values by tensor name, as many as are known.
+    """
+    return [*scalar_findings(scalars), *partner_findings(modules, partners, scalars)]
 
 
 def loaders_entry(

@@ -2,7 +2,9 @@
 
 Shards that share a line all arrive late; one after the other, each comes as early as it can, and
 what is made of the first goes out while the second comes in. A line that is faster than one shard
-can be hashed and taken is another matter: several have room on it.
+can be hashed and taken is another matter: several have room on it. Those that began together would
+end together too, and leave the line empty while all of them are converted: each begins when the one
+before it is well on its way.
 """
 
 import threading
@@ -24,8 +26,11 @@ JUDGED_FROM_BYTES: Final = 64 * 1024 * 1024
 """The first bytes of a transfer say little about the line."""
 
 WIDE: Final = 4
-"""Transfers that a fast line carries at a time."""
+"""Transfers that a fast line carries at a time, the next of them after a share of the last one's
+bytes: so they end at equal distances."""
 
+YOUNG_S: Final = 3.0
+"""A transfer that has brought no such share in so long holds nobody up: it may be silent."""
 
 NEAR_END_S: Final = 2.5
 NEAR_END_BYTES: Final = 16 * 1024 * 1024
@@ -46,6 +51,7 @@ class Turn:
         self._at_once = at_once
         self._free = threading.Condition()
         self._holders: Counter[int] = Counter()
+        self._young: dict[object, float] = {}
         self._waiting: deque[object] = deque()
         self._room = 1
 
@@ -56,11 +62,12 @@ class Turn:
         Gives a function to be told the bytes that came and the bytes that are left; any thread may
         call it.
         """
-        me = threading.get_ident()
+        me, transfer = threading.get_ident(), object()
         with self._free:
             if me not in self._holders:
                 self._wait()
             self._holders[me] += 1
+            started = self._young[transfer] = time.monotonic()
         held = True
 
         def let_go() -> None:
@@ -69,15 +76,18 @@ class Turn:
                 if held:
                     self._holders[me] -= 1
                     self._holders += Counter()  # who holds none is no holder
+                    self._young.pop(transfer, None)
                     self._free.notify_all()
                 held = False
 
-        started = time.monotonic()
-
         def told(came: int, left: int) -> None:
             seconds = max(time.monotonic() - started, LEAST_S)
-            if left <= max(NEAR_END_BYTES, came / seconds * NEAR_END_S):
+            is_grown = came * WIDE >= came + left
+            near_end = max(NEAR_END_BYTES, came / seconds * NEAR_END_S if is_grown else 0)
+            if left <= near_end:
                 let_go()
+            elif is_grown and transfer in self._young:
+                self._grow(transfer)
             self._judge(came, seconds)
 
         try:
@@ -90,11 +100,22 @@ class Turn:
         ticket = object()
         self._waiting.append(ticket)
         try:
-            while self._waiting[0] is not ticket or len(self._holders) >= self._room:
+            while self._waiting[0] is not ticket or not self._has_room():
                 self._free.wait(LOOK_S)
                 self._at_once()
         finally:
             self._waiting.remove(ticket)
+            self._free.notify_all()
+
+    def _has_room(self) -> bool:
+        now = time.monotonic()
+        if any(now - started < YOUNG_S for started in self._young.values()):
+            return False
+        return len(self._holders) < self._room
+
+    def _grow(self, transfer: object) -> None:
+        with self._free:
+            self._young.pop(transfer, None)
             self._free.notify_all()
 
     def _judge(self, nbytes: int, seconds: float) -> None:
