@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from hubconv.ends import StagedFile
 from hubconv.errors import IntegrityError, ResourceError
+from hubconv.progress import human_bytes
 
 WRITEBACK_BYTES: Final = 64 * 1024 * 1024
 PARTIAL: Final = ".partial"
@@ -159,7 +160,7 @@ def disk_error(error: OSError, folder: Path) -> ResourceError:
     """What a failed write means, and what to do."""
     free = shutil.disk_usage(folder).free if folder.exists() else 0
     return ResourceError(
-        f"Writing in {folder} failed: {error.strerror or error}; {free / 2**30:.1f} GiB are free "
+        f"Writing in {folder} failed: {error.strerror or error}; {human_bytes(free)} are free "
         "there.",
         "Make room or choose another folder, then run the same command again: finished shards "
         "are kept.",

@@ -59,7 +59,7 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Size in bytes; of a part, without the bytes of others between its own."""
-        return self.end - self.begin if self.of is None else nbytes_of(self.dtype, self.shape)
+        return self.span if self.of is None else nbytes_of(self.dtype, self.shape)
 
     @property
     def span(self) -> int:

@@ -36,6 +36,7 @@ from hubconv.hub.fetching.supply import HF_TRANSFER, TRIES_EACH, Supply
 from hubconv.hub.fetching.turn import Turn
 from hubconv.hub.privacy import restriction_of
 from hubconv.hub.waiting import AtOnce, never
+from hubconv.progress import human_bytes
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -287,7 +288,7 @@ class HubSource:
                 raise
             raise ResourceError(
                 f"The slot for {path} in {self._place} failed: {error.strerror or error}.",
-                f"It needs {entry.size / 2**30:.1f} GiB: make room or set --work-dir.",
+                f"It needs {human_bytes(entry.size)}: make room or set --work-dir.",
             ) from error
 
     @contextmanager

@@ -11,7 +11,7 @@ from hubconv.errors import ResourceError, StoppedError
 from hubconv.folder import FolderTarget
 from hubconv.journal import Ending
 from hubconv.pipeline.run import Run
-from hubconv.progress import human_time
+from hubconv.progress import human_bytes, human_time
 from hubconv.records import UnitRecord
 from hubconv.steps.schedule import longest_first
 from hubconv.steps.shards import Unit
@@ -107,8 +107,8 @@ def _check_disk(run: Run, staging: Staging, missing: Sequence[Unit]) -> None:
     need = staging.disk_bytes(max((unit.nbytes for unit in missing), default=0), room)
     if room < need:
         raise ResourceError(
-            f"{run.scratch} has {room / 2**30:.1f} GiB for this run; this run needs "
-            f"{need / 2**30:.1f} GiB.",
+            f"{run.scratch} has {human_bytes(room)} for this run; this run needs "
+            f"{human_bytes(need)}.",
             "Make room, raise --max-disk, or name another folder with --work-dir.",
         )
     run.source.allow_disk(room - need)
@@ -122,7 +122,7 @@ def _check_folder(run: Run, folder: Path, missing: Sequence[Unit]) -> int:
     free = shutil.disk_usage(folder).free
     if free < need:
         raise ResourceError(
-            f"{folder} has {free / 2**30:.1f} GiB free; this run needs {need / 2**30:.1f} GiB.",
+            f"{folder} has {human_bytes(free)} free; this run needs {human_bytes(need)}.",
             "Make room, or name another folder.",
         )
     return need if folder.stat().st_dev == run.scratch.stat().st_dev else 0
