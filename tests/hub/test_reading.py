@@ -126,6 +126,7 @@ def tiny_disk(tmp_path):
 def test_a_run_refuses_at_once_what_the_disk_cannot_hold(lfs_studio, tiny_disk: Path):
     target = lfs_studio.name()
     for short in ({"work_dir": str(tiny_disk)}, {"max_disk": 100_000}):
-        with pytest.raises(ResourceError, match="this run needs"):
+        told = r"has [\d.]+ [kM]B for this run; this run needs [\d.]+ MB\."
+        with pytest.raises(ResourceError, match=told):
             lfs_studio.convert(lfs_studio.source(V4), target, **short)
     assert lfs_studio.publishes(target) == [] if lfs_studio.api.repo_exists(target) else True
