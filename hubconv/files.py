@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from hubconv.ends import StagedFile
 from hubconv.errors import IntegrityError, ResourceError
-from hubconv.progress import human_bytes
+from hubconv.quantities import human_bytes
 
 WRITEBACK_BYTES: Final = 64 * 1024 * 1024
 PARTIAL: Final = ".partial"

@@ -6,8 +6,9 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -22,7 +23,17 @@ from hubconv.words import EndRef, parse_end
 SOURCE_TOKEN: Final = "HUBCONV_SOURCE_TOKEN"  # noqa: S105 - the name of a variable, not a token
 
 
-def open_source(word: str, revision: str, scratch: Path, at_once: AtOnce = never) -> Source:
+def _nobody(_: int) -> None:
+    """Nobody wants to be told."""
+
+
+def open_source(
+    word: str,
+    revision: str,
+    scratch: Path,
+    at_once: AtOnce = never,
+    fetched: Callable[[int], None] = _nobody,
+) -> Source:
     """The source a word names, pinned.
 
     Args:
@@ -30,6 +41,7 @@ def open_source(word: str, revision: str, scratch: Path, at_once: AtOnce = never
         revision: Branch, tag or commit; empty for the default.
         scratch: Folder for shards on their way.
         at_once: Asked in long waits; raises where the run must end now.
+        fetched: Told the bytes of shards that came by a line since it was told before.
 
     Raises:
         UsageError: A folder with a revision, or two revisions.
@@ -46,14 +58,19 @@ def open_source(word: str, revision: str, scratch: Path, at_once: AtOnce = never
     from hubconv.hub.likeness import with_likeness
     from hubconv.hub.source import HubSource
 
-    client = open_client(__version__, SOURCE_TOKEN, at_once)
+    client = replace(open_client(__version__, SOURCE_TOKEN, at_once), passed=fetched)
     slots, wanted = scratch / "slots", revision or ref.revision
     with with_likeness(client, ref.name, wanted):
         return HubSource(client, ref.name, wanted, slots, at_once=at_once)
 
 
 def open_target(
-    word: str, options: TargetOptions, scratch: Path, at_once: AtOnce = never, soon: AtOnce = never
+    word: str,
+    options: TargetOptions,
+    scratch: Path,
+    at_once: AtOnce = never,
+    soon: AtOnce = never,
+    sent: Callable[[int], None] = _nobody,
 ) -> Target:
     """The target a word names.
 
@@ -63,6 +80,7 @@ def open_target(
         scratch: Folder for what is on its way.
         at_once: Asked in long waits; raises where the run must end now.
         soon: The same in waits that save finished work, which may go on for a moment.
+        sent: Told the bytes of shards that went by a line since it was told before.
     """
     ref = parse_target(word)
     if ref.kind == "folder":
@@ -72,7 +90,8 @@ def open_target(
     from hubconv.hub.client import open_client
     from hubconv.hub.target import HubTarget
 
-    return HubTarget(open_client(__version__, "", soon), ref.name, options, scratch, at_once)
+    client = replace(open_client(__version__, "", soon), passed=sent)
+    return HubTarget(client, ref.name, options, scratch, at_once)
 
 
 def open_lender(word: str, scratch: Path, at_once: AtOnce = never) -> Source | None:

@@ -1,27 +1,26 @@
-"""What a person sees while the work goes on: one owner of the terminal, told what happens.
-
-Also the one place where bytes, times and rates are put into words.
-"""
+"""What a person sees while the work goes on: one owner of the terminal, told what happens."""
 
 import os
 import shutil
 import threading
 import time
 import unicodedata
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Final, TextIO
+
+from hubconv.quantities import human_bytes, human_time
+from hubconv.tally import STAGES, Stage, Tally
 
 REDRAW_SECONDS: Final = 0.1
 SUMMARY_SECONDS: Final = 30.0
-RATE_SECONDS: Final = 60.0
-"""The rate shown is that of the last minute: a line that slowed down shows at once."""
-
 _BAR_WIDTH: Final = 24
-_NARROWEST: Final = 20
+_SHORTEST_BAR: Final = 5
+_NARROWEST: Final = 16
 _YELLOW: Final = "\x1b[33m"
 _PLAIN: Final = "\x1b[0m"
+_UP: Final = "\x1b[A"
+_ERASE: Final = "\x1b[J"
+"""From the cursor to the end of the screen."""
 
 
 class Progress:
@@ -31,15 +30,34 @@ class Progress:
         """A new phase of the run begins."""
 
     def plan(
-        self, total_units: int, total_source_bytes: int, done_units: int, done_bytes: int = 0
+        self,
+        total_units: int,
+        total_source_bytes: int,
+        done_units: int,
+        done_bytes: int = 0,
+        target: tuple[int, int] = (0, 0),
     ) -> None:
-        """How much there is to do, and how much of it an earlier run has done."""
+        """How much there is to do, and how much of it an earlier run has done.
+
+        Args:
+            total_units: Output shards.
+            total_source_bytes: What is read for them.
+            done_units: Output shards that are there already.
+            done_bytes: What was read for those.
+            target: Bytes of all output shards, and of those that are there already.
+        """
 
     def unit_started(self, shard: str) -> None:
         """Work on an output shard begins."""
 
     def converted(self, source_bytes: int) -> None:
         """So many more source bytes are dealt with."""
+
+    def fetched(self, nbytes: int) -> None:
+        """So many more source bytes came by a line; fewer where some came in vain."""
+
+    def sent(self, nbytes: int) -> None:
+        """So many more bytes of the result went out by a line; fewer where some went in vain."""
 
     def unit_finished(self, shard: str, size: int, seconds: float) -> None:
         """An output shard of `size` bytes is staged."""
@@ -50,59 +68,14 @@ class Progress:
     def warn(self, text: str) -> None:
         """Something the user should look at."""
 
+    def table(self, lines: Callable[[], Iterable[str]]) -> None:
+        """Several lines that belong together; not even made where nobody sees them."""
+
     def close(self) -> None:
         """Leave the terminal as it was found."""
 
 
 SilentProgress = Progress
-
-
-@dataclass(slots=True)
-class Tally:
-    """Counts what is done, and how fast. Not thread safe: its owner holds a lock.
-
-    The rate counts only what is done from now on, not what an earlier run did.
-    """
-
-    clock: Callable[[], float]
-    total_units: int = 0
-    total_bytes: int = 0
-    done_units: int = 0
-    done_bytes: int = 0
-    _here_bytes: int = 0
-    _samples: deque[tuple[float, int]] = field(default_factory=deque)
-
-    def __post_init__(self) -> None:
-        self._samples.append((self.clock(), 0))
-
-    def converted(self, source_bytes: int) -> None:
-        """Count source bytes; a unit made twice does not take the count past its end."""
-        self._here_bytes += source_bytes
-        self.done_bytes = min(self.done_bytes + source_bytes, self.total_bytes)
-        now = self.clock()
-        if now - self._samples[-1][0] >= 1:
-            self._samples.append((now, self._here_bytes))
-        while len(self._samples) > 2 and self._samples[1][0] <= now - RATE_SECONDS:
-            self._samples.popleft()
-
-    @property
-    def rate(self) -> float:
-        """Source bytes a second over the last minute; 0 where nothing is known yet."""
-        began, before = self._samples[0]
-        seconds = self.clock() - began
-        return (self._here_bytes - before) / seconds if seconds > 0 else 0.0
-
-    def words(self) -> list[str]:
-        """Units, bytes, rate and time left, the most important first."""
-        rate = self.rate
-        words = [
-            f"{self.done_units}/{self.total_units} shards",
-            f"{human_bytes(self.done_bytes)} of {human_bytes(self.total_bytes)}",
-        ]
-        if rate > 0:
-            left = (self.total_bytes - self.done_bytes) / rate
-            words += [f"{human_time(left)} left", human_rate(rate)]
-        return words
 
 
 class _Counting(Progress):
@@ -115,19 +88,34 @@ class _Counting(Progress):
         self._tally = Tally(clock)
 
     def plan(
-        self, total_units: int, total_source_bytes: int, done_units: int, done_bytes: int = 0
+        self,
+        total_units: int,
+        total_source_bytes: int,
+        done_units: int,
+        done_bytes: int = 0,
+        target: tuple[int, int] = (0, 0),
     ) -> None:
         """Begin the count."""
         with self._lock:
-            self._tally = Tally(
-                self._clock, total_units, total_source_bytes, done_units, done_bytes
-            )
+            source = (total_source_bytes, done_bytes)
+            self._tally = Tally(self._clock, total_units, source, target, done_units)
             self._moved(now=True)
 
     def converted(self, source_bytes: int) -> None:
         """Count source bytes."""
+        self._passed("convert", source_bytes)
+
+    def fetched(self, nbytes: int) -> None:
+        """Count what came."""
+        self._passed("fetch", nbytes)
+
+    def sent(self, nbytes: int) -> None:
+        """Count what went out."""
+        self._passed("upload", nbytes)
+
+    def _passed(self, stage: Stage, nbytes: int) -> None:
         with self._lock:
-            self._tally.converted(source_bytes)
+            self._tally.flows[stage].passed(nbytes)
             self._moved()
 
     def unit_finished(self, shard: str, size: int, seconds: float) -> None:
@@ -136,12 +124,17 @@ class _Counting(Progress):
             self._tally.done_units += 1
             self._moved(now=True)
 
+    def table(self, lines: Callable[[], Iterable[str]]) -> None:
+        """Each is a note."""
+        for line in lines():
+            self.note(line)
+
     def _moved(self, *, now: bool = False) -> None:
         """The count changed; `now` if it should show at once."""
 
 
 class TerminalProgress(_Counting):
-    """One status line, redrawn in place; everything else is printed above it.
+    """A status line, or a bar for each stage, redrawn in place; all else is printed above it.
 
     Args:
         stream: A terminal.
@@ -161,7 +154,7 @@ class TerminalProgress(_Counting):
         blocks = "utf" in (getattr(stream, "encoding", None) or "utf-8").lower()
         self._bar = ("█", "░") if blocks else ("#", ".")
         self._phase = ""
-        self._drawn = 0
+        self._drawn: list[str] = []
         self._drawn_at = -REDRAW_SECONDS
 
     def phase(self, name: str) -> None:
@@ -193,36 +186,66 @@ class TerminalProgress(_Counting):
             self._moved(now=True)
 
     def _wipe(self) -> None:
-        if self._drawn:
-            self._stream.write("\r" + " " * self._drawn + "\r")
-            self._drawn = 0
+        if len(self._drawn) > 1:
+            self._stream.write(self._home())
+        elif self._drawn:
+            self._stream.write("\r" + " " * len(self._drawn[0]) + "\r")
+        self._drawn = []
+
+    def _home(self) -> str:
+        """To the beginning of what is drawn, and away with it."""
+        return "\r" + _UP * (len(self._drawn) - 1) + _ERASE
 
     def _moved(self, *, now: bool = False) -> None:
         time_now = self._clock()
         if not now and time_now - self._drawn_at < REDRAW_SECONDS:
             return
         self._drawn_at = time_now
-        line = self._line(max(self._width() - 1, _NARROWEST))
-        # Spaces wipe the rest of the last line on every terminal, escape codes only on most.
-        self._stream.write("\r" + line.ljust(self._drawn) + "\r" * (len(line) < self._drawn))
-        self._drawn = len(line)
+        lines = self._lines(max(self._width() - 1, _NARROWEST))
+        if len(lines) == 1 and len(self._drawn) < 2:
+            # Spaces wipe the rest of the last line on every terminal, escape codes only on most.
+            before = len(self._drawn[0]) if self._drawn else 0
+            rest = "\r" * (len(lines[0]) < before)
+            self._stream.write("\r" + lines[0].ljust(before) + rest)
+        else:
+            self._stream.write(self._home() + "\n".join(lines))
+        self._drawn = lines
         self._stream.flush()
 
-    def _line(self, width: int) -> str:
-        if not self._tally.total_units:
-            return self._phase[:width]
-        line = f"{self._phase} " if self._phase else ""
+    def _lines(self, width: int) -> list[str]:
+        tally = self._tally
+        if not tally.total_units:
+            return [self._phase[:width]]
+        if not tally.streams:
+            return [self._status(f"{self._phase} " if self._phase else "", width)]
+        head = f"{self._phase}  {tally.shards}" if self._phase else tally.shards
+        return [head[:width], *(self._stage(stage, width) for stage in STAGES)]
+
+    def _status(self, line: str, width: int) -> str:
         words = self._tally.words()
         room = width - len(line) - len("  ".join(words[:2])) - 2
-        if room >= 5:
-            share = self._tally.done_bytes / max(self._tally.total_bytes, 1)
-            line += text_bar(share, min(room, _BAR_WIDTH), *self._bar) + "  "
-        line += words[0]
-        for word in words[1:]:
-            if len(line) + 2 + len(word) > width:
-                break
-            line += "  " + word
-        return line[:width]
+        if room >= _SHORTEST_BAR:
+            bar = text_bar(self._tally.convert.share, min(room, _BAR_WIDTH), *self._bar)
+            line += f"{bar}  "
+        return _as_many(line + words[0], words[1:], width)
+
+    def _stage(self, stage: Stage, width: int) -> str:
+        flow = self._tally.flows[stage]
+        words = flow.words()
+        line = f"{stage:7} "
+        room = width - len(line) - len(words[0]) - 2
+        if room >= _SHORTEST_BAR:
+            line += f"{text_bar(flow.share, min(room, _BAR_WIDTH), *self._bar)}  "
+        return _as_many(line + words[0], words[1:], width)
+
+
+def _as_many(line: str, words: Iterable[str], width: int) -> str:
+    """A line and as many more words as go on it."""
+    for word in words:
+        if len(line) + 2 + len(word) > width:
+            break
+        line += "  " + word
+    return line[:width]
 
 
 class LineProgress(_Counting):
@@ -250,12 +273,17 @@ class LineProgress(_Counting):
         self._line(name)
 
     def plan(
-        self, total_units: int, total_source_bytes: int, done_units: int, done_bytes: int = 0
+        self,
+        total_units: int,
+        total_source_bytes: int,
+        done_units: int,
+        done_bytes: int = 0,
+        target: tuple[int, int] = (0, 0),
     ) -> None:
         """A line."""
         done = f", {done_units} done already" if done_units else ""
         self._line(f"{total_units} shards from {human_bytes(total_source_bytes)}{done}")
-        super().plan(total_units, total_source_bytes, done_units, done_bytes)
+        super().plan(total_units, total_source_bytes, done_units, done_bytes, target)
 
     def unit_started(self, shard: str) -> None:
         """A line."""
@@ -282,7 +310,7 @@ class LineProgress(_Counting):
     def _moved(self, *, now: bool = False) -> None:
         if not now and self._clock() - self._summed_at >= SUMMARY_SECONDS:
             self._summed_at = self._clock()
-            self._line("  ".join(self._tally.words()))
+            self._line(self._tally.summary())
 
     def _line(self, text: str) -> None:
         line = printable(text)
@@ -316,33 +344,3 @@ def text_bar(share: float, width: int, full: str = "█", empty: str = "") -> st
     share = min(max(share, 0.0), 1.0)
     filled = max(round(share * width), int(share > 0))
     return full * filled + empty * (width - filled)
-
-
-def human_bytes(count: float) -> str:
-    """`865 GB`: decimal units and three digits, as the Hub writes sizes."""
-    units = ("B", "kB", "MB", "GB", "TB", "PB")
-    power = 0
-    while power < len(units) - 1 and abs(count) >= (999.5 if power else 1000):
-        count /= 1000
-        power += 1
-    if not power:
-        return f"{count:.0f} B"
-    digits = 2 if abs(count) < 9.995 else 1 if abs(count) < 99.95 else 0
-    return f"{count:.{digits}f} {units[power]}"
-
-
-def human_time(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `1 h 05 min`, `2 d 03 h`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s" if whole >= 10 or whole == seconds else f"{seconds:.1f} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
-
-
-def human_rate(bytes_per_second: float) -> str:
-    """`1.20 GB/s`."""
-    return f"{human_bytes(bytes_per_second)}/s"

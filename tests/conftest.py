@@ -189,7 +189,7 @@ class Studio:
 
     # ── runs ─────────────────────────────────────────────────────────────────────────────────
 
-    def convert(self, source, target, **request):
+    def convert(self, source, target, progress=None, **request):
         """A conversion in this process; by default the quick one."""
         from hubconv.pipeline import Request, convert
         from hubconv.steps.decide import Recipe
@@ -201,7 +201,7 @@ class Studio:
             "recipe": Recipe(scales="amax"),  # the bytes are for other tests
             **request,
         }
-        return convert(Request(source, target, **request))
+        return convert(Request(source, target, **request), progress)
 
     def environment(self, **more):
         from hubconv.embedded import DEMO_TOKEN

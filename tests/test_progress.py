@@ -1,6 +1,7 @@
 """What a person sees of a run, on a terminal and in a log."""
 
 import io
+import re
 import threading
 
 import pytest
@@ -10,12 +11,10 @@ from hubconv.progress import (
     SilentProgress,
     TerminalProgress,
     choose_progress,
-    human_bytes,
-    human_rate,
-    human_time,
     printable,
     text_bar,
 )
+from hubconv.quantities import human_bytes, human_rate, human_time
 
 
 class Clock:
@@ -35,18 +34,22 @@ class Screen(io.StringIO):
         return True
 
     def lines(self):
-        shown = []
-        for line in self.getvalue().split("\n"):
-            cells: list[str] = []
-            column = 0
-            for letter in line:
-                if letter == "\r":
-                    column = 0
-                    continue
-                cells[column : column + 1] = [letter]
-                column += 1
-            shown.append("".join(cells).rstrip())
-        return shown
+        shown: list[list[str]] = [[]]
+        row = column = 0
+        for part in re.split("(\r|\n|\x1b\\[A|\x1b\\[J)", self.getvalue()):
+            if part == "\r":
+                column = 0
+            elif part == "\n":
+                row, column = row + 1, 0
+                shown += [[]] * (row == len(shown))
+            elif part == "\x1b[A":
+                row -= 1
+            elif part == "\x1b[J":
+                shown = [*shown[:row], shown[row][:column]]
+            else:
+                shown[row][column : column + len(part)] = part
+                column += len(part)
+        return ["".join(cells).rstrip() for cells in shown]
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +72,76 @@ def test_a_terminal_shows_one_status_line_with_rate_and_time_left():
         "convert █░░░░░░░░░░░░░░░░░░░░░░░  4/64 shards  50.0 GB of 865 GB"
         "  13 min 35 s left  1.00 GB/s"
     ]
+
+
+def on_a_line(screen, clock, columns=100):
+    """A run of ten seconds from Hub to Hub, a tenth of it done by an earlier one."""
+    progress = TerminalProgress(screen, clock, width=lambda: columns)
+    progress.phase("Converting")
+    progress.plan(10, 1_000_000_000, 1, 100_000_000, (600_000_000, 60_000_000))
+    for _ in range(10):
+        clock.now += 1
+        progress.fetched(50_000_000)
+        progress.converted(40_000_000)
+        progress.sent(20_000_000)
+    progress.unit_finished("model-00002.safetensors", 60_000_000, 5.0)
+    return progress
+
+
+def test_a_run_from_hub_to_hub_shows_a_bar_for_each_stage():
+    screen = Screen()
+    progress = on_a_line(screen, Clock())
+    assert screen.lines() == [
+        "Converting  2/10 shards",
+        "fetch   ██████████████░░░░░░░░░░  600 MB of 1.00 GB  8 s left  50.0 MB/s",
+        "convert ████████████░░░░░░░░░░░░  500 MB of 1.00 GB  12 s left  40.0 MB/s",
+        "upload  ██████████░░░░░░░░░░░░░░  260 MB of 600 MB  17 s left  20.0 MB/s",
+    ]
+    progress.note("resumed")
+    progress.phase("Verifying")
+    assert screen.lines()[0] == "resumed"
+    assert screen.lines()[1] == "Verifying  2/10 shards"
+    assert len(screen.lines()) == 5
+    progress.close()
+    assert screen.lines() == ["resumed", ""]
+
+
+@pytest.mark.parametrize("columns", [20, 33, 47, 60, 80, 200])
+def test_bars_fit_the_terminal(columns):
+    screen = Screen()
+    on_a_line(screen, Clock(), columns)
+    assert len(screen.lines()) == 4
+    assert max(len(line) for line in screen.lines()) < columns
+
+
+def test_what_came_in_vain_is_taken_back_and_twice_is_no_more_than_all():
+    clock, screen = Clock(), Screen()
+    progress = on_a_line(screen, clock)
+    clock.now += 1
+    progress.sent(-260_000_000)
+    assert "  0 B of 600 MB" in screen.lines()[3]
+    clock.now += 1
+    progress.fetched(5_000_000_000)
+    assert "  1.00 GB of 1.00 GB  0 s left" in screen.lines()[1]
+
+
+def test_a_log_sums_up_all_stages():
+    clock, log = Clock(), io.StringIO()
+    progress = LineProgress(log, clock)
+    progress.plan(10, 10_000_000_000, 0, 0, (600_000_000, 0))
+    for _ in range(29):
+        clock.now += 1
+        progress.fetched(30_000_000)
+        progress.converted(15_000_000)
+        progress.sent(6_000_000)
+    assert "fetch" not in log.getvalue()
+    clock.now += 1
+    progress.converted(0)
+    assert log.getvalue().splitlines()[-1] == (
+        "0/10 shards; fetch 870 MB of 10.0 GB, 5 min 15 s left, 29.0 MB/s; "
+        "convert 435 MB of 10.0 GB, 11 min 00 s left, 14.5 MB/s; "
+        "upload 174 MB of 600 MB, 1 min 13 s left, 5.80 MB/s"
+    )
 
 
 def test_the_rate_is_that_of_the_last_minute():

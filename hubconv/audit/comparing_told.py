@@ -8,7 +8,8 @@ from hubconv.audit.kept import Kept
 from hubconv.audit.likeness import Likeness
 from hubconv.audit.packed import Packed
 from hubconv.audit.sides import Side
-from hubconv.progress import human_bytes, printable
+from hubconv.progress import printable
+from hubconv.quantities import human_bytes
 from hubconv.steps.tables import columns
 
 SHOWN: Final = 3

@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from hubconv.progress import human_bytes, human_time, printable, text_bar
+from hubconv.progress import printable, text_bar
+from hubconv.quantities import human_bytes, human_time
 
 BAR: Final = 10
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from hubconv.card.markup import error_figure, inert
-from hubconv.progress import human_bytes, printable
+from hubconv.progress import printable
+from hubconv.quantities import human_bytes
 
 ERROR_PICTURE: Final = "assets/hubconv-error.png"
 BYTES_PICTURE: Final = "assets/hubconv-bytes.png"

@@ -11,6 +11,7 @@ import click
 from hubconv import devices
 from hubconv.cli.actions import tell_outcome, telling
 from hubconv.cli.environment import quiet_libraries
+from hubconv.cli.machine import machine_of
 from hubconv.cli.options import (
     making_options,
     output_options,
@@ -20,7 +21,7 @@ from hubconv.cli.options import (
     source_options,
     target_options,
 )
-from hubconv.cli.plan import show_plan
+from hubconv.cli.plan import folder_of, show_plan
 from hubconv.cli.reporting import prepare_report_dir, write_report_dir
 
 if TYPE_CHECKING:
@@ -63,7 +64,10 @@ def convert(
     recipe = recipe_from(values)
     if dry_run:
         refuse_same(source, target)
-        show_plan(plan(source, recipe, revision=values["revision"]), as_json=as_json)
+        place = folder_of(target) or values["work_dir"]
+        machine = machine_of(0, 0, values["max_disk"], place)
+        made = plan(source, recipe, revision=values["revision"])
+        show_plan(made, target, machine, as_json=as_json)
         return
     from hubconv.progress import choose_progress
 

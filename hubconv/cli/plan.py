@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hubconv.cli.environment import quiet_libraries
+from hubconv.cli.machine import machine_of
 from hubconv.cli.options import (
     output_options,
     recipe_from,
@@ -16,9 +17,10 @@ from hubconv.cli.options import (
     recipe_words,
     source_options,
 )
-from hubconv.cli.types import Rate
+from hubconv.cli.types import Rate, Size
 
 if TYPE_CHECKING:
+    from hubconv.steps.machine import Machine
     from hubconv.steps.plan import Plan
 
 
@@ -45,6 +47,26 @@ if TYPE_CHECKING:
     show_default=True,
     help="Machines of that estimate.",
 )
+@click.option(
+    "--cores",
+    type=click.IntRange(1, 4096),
+    default=None,
+    help="Tell whether it fits a machine of so many processors.  [default: this one's]",
+)
+@click.option(
+    "--memory",
+    type=Size(),
+    default=0,
+    metavar="SIZE",
+    help="... of so much memory.  [default: this one's]",
+)
+@click.option(
+    "--max-disk",
+    type=Size(),
+    default=0,
+    metavar="SIZE",
+    help="... of which it may take so much disk.  [default: what is free here]",
+)
 @recipe_options
 @source_options
 @output_options
@@ -55,6 +77,9 @@ def plan(
     output: Path | None,
     rate: int | None,
     nodes: int,
+    cores: int | None,
+    memory: int,
+    max_disk: int,
     revision: str,
     work_dir: str,
     as_json: bool,
@@ -77,7 +102,9 @@ def plan(
     if output is not None:
         _write(made, source, target, revision, output)
     if as_json or not (quiet and output):
-        show_plan(made, as_json=as_json, rate=rate or 0, nodes=nodes)
+        place = folder_of(target) or work_dir
+        machine = machine_of(cores or 0, memory, max_disk, place)
+        show_plan(made, target, machine, as_json=as_json, rate=rate or 0, nodes=nodes)
     if output is not None and not (as_json or quiet):
         click.echo(
             f"\nWritten to {output}. On each of N machines: hubconv work {output} --slice i/N; "
@@ -100,16 +127,42 @@ def _write(made: "Plan", source: str, target: str, revision: str, output: Path) 
     PlanFile.of(made, place, command, asked).write(output)
 
 
-def show_plan(made: "Plan", *, as_json: bool, rate: int = 0, nodes: int = 1) -> None:
-    """Print a plan as a table, or as JSON, and what it would take at a rate if one is named."""
+def folder_of(target: str) -> str:
+    """The folder that a target word names; empty where it names none."""
+    from hubconv.opening import parse_target
+
+    end = parse_target(target) if target else None
+    return end.name if end and end.kind == "folder" else ""
+
+
+def show_plan(
+    made: "Plan",
+    target: str,
+    machine: "Machine",
+    *,
+    as_json: bool,
+    rate: int = 0,
+    nodes: int = 1,
+) -> None:
+    """Print a plan as a table, or as JSON, and what it would take at a rate if one is named.
+
+    Args:
+        made: The plan.
+        target: Where the result goes; empty for a repository of no name.
+        machine: What it is told to fit or not.
+        as_json: For a program.
+        rate: Bytes a second of each machine's line; 0 for no estimate.
+        nodes: Machines of that estimate.
+    """
     from hubconv.steps.estimate import Load, estimate, told
     from hubconv.steps.tables import plan_json, plan_table
 
     guess = estimate(Load.of(made), rate, nodes) if rate else None
     if as_json:
         more = {"estimate": guess.to_json()} if guess else {}
-        click.echo(json.dumps(plan_json(made) | more))
+        click.echo(json.dumps(plan_json(made, machine) | more))
         return
-    click.echo(plan_table(made, shutil.get_terminal_size((100, 24)).columns))
+    width = shutil.get_terminal_size((100, 24)).columns
+    click.echo(plan_table(made, width, machine, is_folder=bool(folder_of(target))))
     if guess:
         click.echo("\n" + "\n".join(told(guess, above=bool(made.commit))))

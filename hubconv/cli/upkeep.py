@@ -11,7 +11,8 @@ from hubconv.cli.environment import quiet_libraries
 from hubconv.cli.options import output_options, yes_option
 from hubconv.cli.types import Duration
 from hubconv.errors import UsageError
-from hubconv.progress import human_bytes, human_time, printable
+from hubconv.progress import printable
+from hubconv.quantities import human_bytes, human_time
 
 if TYPE_CHECKING:
     from hubconv.journal import Journal, RunNote

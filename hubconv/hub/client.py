@@ -67,12 +67,14 @@ class HubClient:
         wait: Called with seconds between tries; tests make it short.
         at_once: Asked while an answer is waited for; raises where the run must end now.
         identity: Whose tokens are renewed; None where a token was given.
+        passed: Told the bytes of shards that came, or went, since it was told before.
     """
 
     api: HfApi
     wait: Callable[[float], None] = time.sleep
     at_once: AtOnce = never
     identity: Identity | None = None
+    passed: Callable[[int], None] = lambda _: None
 
     def __reduce__(self) -> NoReturn:
         """A client holds a token: it goes into no file and to no other process.

@@ -36,7 +36,7 @@ from hubconv.hub.fetching.supply import HF_TRANSFER, TRIES_EACH, Supply
 from hubconv.hub.fetching.turn import Turn
 from hubconv.hub.privacy import restriction_of
 from hubconv.hub.waiting import AtOnce, never
-from hubconv.progress import human_bytes
+from hubconv.quantities import human_bytes
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class HubSource:
         self._born = info.created_at.isoformat() if info.created_at else ""
         self._place = place
         self._budget = budget
-        self._turn = Turn(at_once)
+        self._turn = Turn(at_once, client.passed)
         self._slots = Slots(place, budget.disk_bytes, self._turn)
         self._doubts: dict[str, int] = {}
         self._links: dict[str, tuple[float, HfFileMetadata]] = {}
@@ -297,7 +297,9 @@ class HubSource:
     ) -> Iterator[ShardBytes]:
         entry = supply.entry
         if entry.size < SMALL_BYTES:
-            yield HeldShard(entry, self._fetched(entry.path, 0, entry.size))
+            content = self._fetched(entry.path, 0, entry.size)
+            self._client.passed(entry.size if whole else 0)
+            yield HeldShard(entry, content)
             return
         wanted = _inside(reads or [(0, entry.size)], entry.size)
         if not whole and sum(end - begin for begin, end in wanted) < SMALL_BYTES:

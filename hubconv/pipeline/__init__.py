@@ -7,6 +7,8 @@ machines: each plans again from headers, makes what is missing of its slice, and
 others. The journal on the target is all that they share.
 """
 
+import shutil
+
 from hubconv.folder import FolderTarget
 from hubconv.journal import DONE
 from hubconv.opening import Scratch, open_lender, open_source
@@ -18,15 +20,25 @@ from hubconv.pipeline.releasing import missing_shards, release
 from hubconv.pipeline.request import Outcome, Request, Slice, Worked
 from hubconv.pipeline.run import Run, opened
 from hubconv.progress import Progress
-from hubconv.steps.budget import hub_budget
 from hubconv.steps.decide import Recipe
 from hubconv.steps.plan import Plan, make_plan
 from hubconv.steps.shards import slice_units
+from hubconv.steps.tables import before_work
 from hubconv.version import __version__
 
 __all__ = [
-    "Outcome", "Plan", "PlanFile", "Recipe", "Request", "Slice", "Worked", "convert", "plan",
-    "publish", "work",
+    "FolderTarget",
+    "Outcome",
+    "Plan",
+    "PlanFile",
+    "Recipe",
+    "Request",
+    "Slice",
+    "Worked",
+    "convert",
+    "plan",
+    "publish",
+    "work",
 ]  # fmt: skip
 
 
@@ -57,8 +69,8 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
     with opened(request, progress, computes=True) as run:
         if run.published is not None:
             return finished(run, _up_to_date(run))
-        if run.source.commit and not isinstance(run.target, FolderTarget):
-            run.progress.note(hub_budget(run.plan).words())
+        width = shutil.get_terminal_size((100, 24)).columns
+        run.progress.table(lambda: before_work(run.plan, width))
         with run.staged() as staging:
             with Beforehand(run.plan) as beforehand:
                 done = make(run, staging, run.plan.units)

@@ -16,6 +16,7 @@ from hubconv.errors import UsageError
 from hubconv.journal import Ending
 from hubconv.pipeline.request import Request
 from hubconv.records import UnitRecord
+from hubconv.steps.machine import HUB_WORKERS, hub_workers
 from hubconv.steps.schedule import Limits
 from hubconv.steps.shards import Unit
 from hubconv.version import __version__
@@ -28,18 +29,6 @@ if TYPE_CHECKING:
     from hubconv.engines.processes import Crew
     from hubconv.kernels.starting import Starting
     from hubconv.pipeline.run import Run
-
-HUB_WORKERS: Final = 3
-"""One has the line down, one ends its upload, one is between the two."""
-
-FEW_CORES: Final = 4
-"""Three workers keep these busy."""
-
-MANY_CORES_WORKERS: Final = 4
-"""With three a fast line has pauses: 16 cores, 400 MB/s by Xet, 1.14 x the line, and 1.08."""
-
-WHOLE_SHARD_WORKERS: Final = 5
-"""Where a shard goes up only when it is whole: 1.12 x that line with four, 1.11 with five."""
 
 HELD_BYTES: Final = 768 * 1024 * 1024
 """Partner sets held between measuring and writing, by all workers together."""
@@ -81,7 +70,9 @@ class InThreads:
         self, run: "Run", staging: Staging, units: Sequence[Unit], ending: Ending | None
     ) -> list[UnitRecord]:
         """Make units and note each in the journal."""
-        wanted = _cores() if run.request.is_local else hub_workers(streams=staging.streams)
+        wanted = (
+            _cores() if run.request.is_local else hub_workers(_cores(), streams=staging.streams)
+        )
         workers = run.request.workers or max(1, min(wanted, len(units)))
         kernel = self._starting.kernel(workers, sum(unit.nbytes for unit in units))
 
@@ -198,20 +189,11 @@ def _suits(request: Request) -> str:
 def manned(request: Request) -> tuple[list[str], int]:
     """A device for each process, and the units that each makes at a time."""
     every = _gpus(request) or [devices.named(request.device)]
-    workers = request.workers or (_cores() if request.is_local else hub_workers() * len(every))
+    workers = request.workers or (
+        _cores() if request.is_local else hub_workers(_cores()) * len(every)
+    )
     count = max(len(every), -(-workers // THREADS))
     return [every[number % len(every)] for number in range(count)], -(-workers // count)
-
-
-def hub_workers(*, streams: bool = True) -> int:
-    """Output shards made at the same time at the Hub, by each device of this machine.
-
-    Args:
-        streams: Whether they go up while they are made.
-    """
-    if _cores() <= FEW_CORES:
-        return HUB_WORKERS
-    return MANY_CORES_WORKERS if streams else WHOLE_SHARD_WORKERS
 
 
 def _gpus(request: Request) -> list[str]:

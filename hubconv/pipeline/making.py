@@ -11,7 +11,7 @@ from hubconv.errors import ResourceError, StoppedError
 from hubconv.folder import FolderTarget
 from hubconv.journal import Ending
 from hubconv.pipeline.run import Run
-from hubconv.progress import human_bytes, human_time
+from hubconv.quantities import human_bytes, human_time
 from hubconv.records import UnitRecord
 from hubconv.steps.schedule import longest_first
 from hubconv.steps.shards import Unit
@@ -54,7 +54,8 @@ def make(run: Run, staging: Staging, units: Sequence[Unit], ending: Ending | Non
     everything = len(units) == len(run.plan.units)
     total = run.plan.source_bytes if everything else _read_for(units)
     if units:
-        run.progress.plan(len(units), total, len(ready), _read_for(ready))
+        target = (_written_for(units), _written_for(ready))
+        run.progress.plan(len(units), total, len(ready), _read_for(ready), target)
     if not missing:
         return Done(found)
     run.progress.phase("Converting")
@@ -93,6 +94,10 @@ def _read_for(units: Iterable[Unit]) -> int:
         for job in (*unit.jobs, *unit.tail)
         for tensor in job.reads
     )  # fmt: skip
+
+
+def _written_for(units: Iterable[Unit]) -> int:
+    return sum(unit.nbytes for unit in units)
 
 
 def _check_disk(run: Run, staging: Staging, missing: Sequence[Unit]) -> None:

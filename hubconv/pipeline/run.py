@@ -127,7 +127,7 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
         refuse_same(request.source, request.target)
         hands = stack.enter_context(begun(request)) if computes else None
         told.phase("Reading headers")
-        source = open_source(request.source, request.revision, scratch, stop.at_once)
+        source = open_source(request.source, request.revision, scratch, stop.at_once, told.fetched)
         if source.commit:  # a renamed repository answers under its old name
             refuse_same(f"hf://{source.ref}", request.target)
             refuse_renamed(request.source, source)
@@ -136,7 +136,7 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
         target = open_target(
             request.target, request.options, scratch, stop.at_once,
             # Its pauses between tries save finished work: they end a little after a signal.
-            stop.soon,
+            stop.soon, told.sent,
         )  # fmt: skip
         lender = open_lender(request.recipe.input_scales_from, scratch, stop.at_once)
         # Numbers of a closed checkpoint are not published openly either.

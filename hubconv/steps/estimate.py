@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Final
 
-from hubconv.progress import human_bytes, human_rate, human_time
+from hubconv.quantities import human_bytes, human_rate, human_time
 from hubconv.steps.budget import (
     API_LIMIT,
     COMMIT_LIMIT,

@@ -1,21 +1,18 @@
 """Plan and report for a terminal: plain text that fits its width."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
-from hubconv.progress import human_bytes, human_time, printable, text_bar
+from hubconv.progress import printable, text_bar
+from hubconv.quantities import human_bytes, human_time
 from hubconv.steps.budget import hub_budget
 from hubconv.steps.facts import QualityRow, Report, RoleRow
+from hubconv.steps.machine import Machine, Needs, told
 from hubconv.steps.plan import Plan
 from hubconv.steps.report import make_report
 
 BAR: Final = 12
-MEBI: Final = 2**20
-BASE_MEMORY: Final = 300 * MEBI
-"""Interpreter, numpy and the windows in flight of two workers, measured without torch."""
-
-HELD_MEMORY: Final = 256 * MEBI
-"""Partner sets up to this size are held between their amax and their encoding."""
 
 _ACTIONS: Final = {
     "nvfp4": "quantize",
@@ -26,15 +23,18 @@ _ACTIONS: Final = {
 }
 
 
-def plan_table(plan: Plan, width: int = 100) -> str:
+def plan_table(
+    plan: Plan, width: int = 100, machine: Machine | None = None, *, is_folder: bool = False
+) -> str:
     """What will happen, for a person to read before it does.
 
     Args:
         plan: The plan.
         width: Columns of the terminal.
+        machine: Where it will happen; then it is told whether it fits there.
+        is_folder: The target is a folder.
     """
     report = make_report(plan, ())
-    need = needs(plan)
     lines = [
         f"{report.family}: {_origin(report)}",
         f"Layout {report.layout}, policy {report.policy}, {report.activations.upper()}, "
@@ -44,8 +44,7 @@ def plan_table(plan: Plan, width: int = 100) -> str:
         "",
         f"{report.shards} shards, {report.partner_sets} partner sets, "
         f"{human_bytes(plan.twice_bytes)} read twice, {len(report.copies)} files copied",
-        f"Needs about {human_bytes(need['memory_bytes'])} of memory beside torch, and up to "
-        f"{human_bytes(need['disk_bytes'])} of disk a worker",
+        *(told(plan, machine, is_folder=is_folder) if machine else []),
         *([hub_budget(plan).words()] if plan.commit else []),
         *_notes(report),
         f"{human_bytes(report.bytes_before)} -> {human_bytes(report.bytes_after)} "
@@ -55,8 +54,14 @@ def plan_table(plan: Plan, width: int = 100) -> str:
     return _fit(lines, width)
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan for programs: the report's keys as far as they are known before the work."""
+def plan_json(plan: Plan, machine: Machine | None = None) -> dict[str, Any]:
+    """The plan for programs: the report's keys as far as they are known before the work.
+
+    Args:
+        plan: The plan.
+        machine: Where it will happen; then it is told whether it fits there.
+    """
+    needs = Needs.of(plan)
     table = make_report(plan, ()).to_json()
     for name in (
         "quality", "by_role", "by_layer", "worst", "findings", "devices", "verified", "published",
@@ -66,30 +71,27 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     table["units"] = [{"shard": unit.shard, "size": unit.nbytes} for unit in plan.units]
     table["twice_bytes"] = plan.twice_bytes
     table["hub"] = hub_budget(plan).to_json() if plan.commit else None
-    return table | {"needs": needs(plan)}
+    fits = {"machine": asdict(machine), "fits": needs.fits(machine)} if machine else {}
+    return table | {"needs": asdict(needs), **fits}
 
 
-def needs(plan: Plan) -> Mapping[str, int]:
-    """Estimates: memory, disk on the way for a worker, disk of a target that is a folder."""
-    shard_bytes: dict[str, int] = {}
-    for job in plan.jobs:
-        for tensor in job.reads:
-            shard_bytes[tensor.shard] = shard_bytes.get(tensor.shard, 0) + tensor.nbytes
-    on_the_way = (
-        unit.nbytes + sum(shard_bytes[shard] for shard in unit.sources) for unit in plan.units
-    )
-    held = (
-        sum(tensor.nbytes for job in group.members for tensor in job.reads)
-        for group in plan.sets.values()
-    )
-    largest = max((size for size in held if size <= HELD_MEMORY), default=0)
-    # A turned weight is read with the whole matrix that it is stored in.
-    turned = (job.reads[0].span for job in plan.jobs if job.weight and job.weight.turned)
-    return {
-        "memory_bytes": BASE_MEMORY + 2 * (largest + max(turned, default=0)),
-        "disk_bytes": max(on_the_way, default=0),
-        "folder_bytes": plan.target_bytes,
-    }
+def before_work(plan: Plan, width: int = 100) -> list[str]:
+    """What is about to happen, without the warnings: those are told by themselves.
+
+    Args:
+        plan: The plan.
+        width: Columns of the terminal.
+    """
+    report = make_report(plan, ())
+    lines = [
+        "",
+        *_roles(report.roles, width),
+        "",
+        f"{report.shards} shards, {human_bytes(report.bytes_before)} -> "
+        f"{human_bytes(report.bytes_after)} ({_change(report)})",
+        *([hub_budget(plan).words()] if plan.commit else []),
+    ]
+    return _fit(lines, width).splitlines()
 
 
 def render_terminal(report: Report, width: int = 100) -> str:

@@ -17,6 +17,7 @@ from hubconv import devices
 from hubconv.engines.process_worker import Gone
 from hubconv.errors import StoppedError
 from hubconv.pipeline import Recipe, Request, convert, hands
+from hubconv.steps.machine import hub_workers
 from hubconv.steps.schedule import longest_first
 
 V4 = "deepseek_v4_sgl_fp8"
@@ -327,8 +328,8 @@ def test_more_than_a_few_cores_make_more_shards_at_a_time(
 ):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
 
-    assert hands.hub_workers(streams=True) == streaming
-    assert hands.hub_workers(streams=False) == whole
+    assert hub_workers(cores, streams=True) == streaming
+    assert hub_workers(cores, streams=False) == whole
     request = Request("a/b", "c/d", device="cuda")
     assert hands.manned(request) == (["cuda:0", "cuda:1"], streaming)
 

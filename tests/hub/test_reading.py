@@ -10,6 +10,7 @@ import pytest
 
 from hubconv.errors import IntegrityError, NotAllowedError, ResourceError, TemporaryError
 from hubconv.hub.source import HubSource
+from hubconv.progress import Progress
 
 BF16 = "llama_bf16"
 V4 = "deepseek_v4_sgl_fp8"
@@ -105,6 +106,38 @@ def test_the_token_is_shown_to_the_hub_alone(lfs_studio):
     ):
         assert headers_towards(api, elsewhere) == {}
     assert "authorization" in headers_towards(api, f"{api.endpoint}/demo/x/resolve/main/y")
+
+
+class Stages(Progress):
+    """What a run tells of each stage."""
+
+    def __init__(self):
+        self.came = self.went = 0
+        self.notes = []
+
+    def plan(self, units, source, done_units, done=0, target=(0, 0)):
+        self.source, self.target = source, target[0]
+
+    def fetched(self, nbytes):
+        self.came += nbytes
+
+    def sent(self, nbytes):
+        self.went += nbytes
+
+    def table(self, lines):
+        self.notes += lines()
+
+
+@pytest.mark.parametrize("way", ["lfs_studio", "xet_studio"])
+def test_every_stage_tells_what_passes(way, request):
+    studio, stages = request.getfixturevalue(way), Stages()
+
+    outcome = studio.convert(studio.source(V4), studio.name(), stages)
+
+    assert stages.went == stages.target == outcome.plan.target_bytes
+    # Headers come with the shards; what no tensor of a result needs may not.
+    assert 0.9 * stages.source < stages.came <= outcome.plan.source_bytes
+    assert any("routed_expert" in line for line in stages.notes)
 
 
 @pytest.fixture

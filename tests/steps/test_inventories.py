@@ -8,8 +8,9 @@ from checkpoints.inventories import INVENTORIES, HeadersOnly
 
 from hubconv.errors import SourceError
 from hubconv.formats.checkpoint import nbytes_of
-from hubconv.progress import human_bytes
+from hubconv.quantities import human_bytes
 from hubconv.steps.decide import Recipe
+from hubconv.steps.machine import Machine
 from hubconv.steps.plan import make_plan
 from hubconv.steps.report import make_report
 from hubconv.steps.tables import plan_table
@@ -50,6 +51,9 @@ PARALLEL = {
 }
 """Largest power of two that divides the columns of the experts' second matrix in blocks of 16."""
 
+RUNNER = Machine(4, 16 * 10**9, 14 * 10**9)
+"""What a job of GitHub Actions has."""
+
 SECONDS = 60
 """Of a processor, whatever else runs beside: a plan that is quadratic takes many times as long."""
 
@@ -80,13 +84,16 @@ def test_a_published_checkpoint_is_planned_within_seconds(name):
     began = time.process_time()
 
     plan = make_plan(source, Recipe(), "0")
-    shown = plan_table(plan)
+    shown = plan_table(plan, 100, RUNNER)
 
     assert time.process_time() - began < SECONDS
     assert sum(len(job.reads) for job in plan.jobs) == PUBLISHED[name][0]
     assert sum(job.action == "nvfp4" for job in plan.jobs) == EXPERTS[name]
     assert len(plan.units) == SHARDS[name]
     assert f"-> {human_bytes(plan.target_bytes)} (" in shown
+    assert "Fits 4 cores, 16.0 GB of memory and 14.0 GB of disk:" in shown
+    assert "shards of any size pass in pieces, 3 at a time" in shown
+    assert "67.1 MB through Xet, where no shard lies on it" in shown
     assert [row.limit for row in make_report(plan, ()).parallel] == [PARALLEL[name]]
     assert f"Tensor parallelism up to {PARALLEL[name]} " in shown
     if name in RESULT_GB:

@@ -45,10 +45,14 @@ class Turn:
 
     Args:
         at_once: Asked while another has it; raises where the run must end now.
+        passed: Told the bytes that have come since it was told before.
     """
 
-    def __init__(self, at_once: AtOnce = never) -> None:
+    def __init__(
+        self, at_once: AtOnce = never, passed: Callable[[int], None] = lambda _: None
+    ) -> None:
         self._at_once = at_once
+        self._passed = passed
         self._free = threading.Condition()
         self._holders: Counter[int] = Counter()
         self._young: dict[object, float] = {}
@@ -68,7 +72,7 @@ class Turn:
                 self._wait()
             self._holders[me] += 1
             started = self._young[transfer] = time.monotonic()
-        held = True
+        held, told_of = True, 0
 
         def let_go() -> None:
             nonlocal held
@@ -81,6 +85,10 @@ class Turn:
                 held = False
 
         def told(came: int, left: int) -> None:
+            nonlocal told_of
+            if came > told_of:
+                more, told_of = came - told_of, came
+                self._passed(more)
             seconds = max(time.monotonic() - started, LEAST_S)
             is_grown = came * WIDE >= came + left
             near_end = max(NEAR_END_BYTES, came / seconds * NEAR_END_S if is_grown else 0)

@@ -12,10 +12,8 @@ from hubconv.ends import StagedFile
 from hubconv.errors import HubconvError, StoppedError
 from hubconv.files import FileSink
 from hubconv.hub.client import explain
+from hubconv.hub.room import SHARDS_ON_DISK
 from hubconv.hub.waiting import LOOK_S, AtOnce
-
-SHARDS_ON_DISK: Final = 2
-"""One that is written and one that is sent: a third would only wait for the line."""
 
 GRACE_S: Final = 5.0
 """A run that was signalled waits this long for what is on its way."""

@@ -9,7 +9,8 @@ from typing import Final
 from hubconv.ends import Sink, StagedFile
 from hubconv.errors import BrokenLineError
 from hubconv.hub.client import HubClient, pause
-from hubconv.hub.uploading.background import SHARDS_ON_DISK, Background
+from hubconv.hub.room import out_bytes
+from hubconv.hub.uploading.background import Background
 from hubconv.hub.uploading.lfs import LfsLine
 from hubconv.hub.uploading.xet import XetLine, XetSink
 from hubconv.hub.waiting import AtOnce
@@ -19,8 +20,6 @@ STREAMS: Final = 2
 
 PLAINLY_FROM: Final = 3
 """From this try on a file in parts is sent by the client's own way."""
-
-XET_CACHE_BYTES: Final = 64 * 1024 * 1024
 
 
 class Uploads:
@@ -86,11 +85,10 @@ class Uploads:
 
     def disk_bytes(self, largest_shard: int, room: int) -> int:
         """What uploads will take of the disk at a time, in bytes; of little room one shard."""
-        if self._xet:
-            return XET_CACHE_BYTES
-        shards = SHARDS_ON_DISK if SHARDS_ON_DISK * largest_shard <= room else 1
-        self._background.shards_on_disk = shards
-        return shards * largest_shard
+        taken = out_bytes(largest_shard, room, streams=self._xet)
+        if not self._xet:
+            self._background.shards_on_disk = max(taken // max(largest_shard, 1), 1)
+        return taken
 
     def _send(self, staged: StagedFile, file: Path) -> None:
         tries: Counter[str] = Counter()
@@ -104,3 +102,4 @@ class Uploads:
                 self._lfs.send_file(staged, file, plainly=plainly)
 
         self._client.call(f"Uploading {staged.path}", once)
+        self._client.passed(staged.size)

@@ -119,6 +119,7 @@ class XetSink:
         self._hash.update(view)
         self._keep_head(view)
         self._size += view.nbytes
+        self._line.client.passed(view.nbytes)
 
     def finish(self) -> StagedFile:
         """Wait until the Hub has every byte.
@@ -145,6 +146,8 @@ class XetSink:
         trace: TracebackType | None,
     ) -> None:
         self._child.end()
+        if kind is not None:
+            self._line.client.passed(-self._size)
 
     def _keep_head(self, view: memoryview) -> None:
         """Keep the shard's header for the library's own look at it: its length, then itself."""
