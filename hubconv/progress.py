@@ -53,11 +53,8 @@ class Progress:
     def converted(self, source_bytes: int) -> None:
         """So many more source bytes are dealt with."""
 
-    def fetched(self, nbytes: int) -> None:
-        """So many more source bytes came by a line; fewer where some came in vain."""
-
-    def sent(self, nbytes: int) -> None:
-        """So many more bytes of the result went out by a line; fewer where some went in vain."""
+    def passed(self, stage: Stage, nbytes: int) -> None:
+        """So many more bytes came, or went, by a line; fewer where some did so in vain."""
 
     def unit_finished(self, shard: str, size: int, seconds: float) -> None:
         """An output shard of `size` bytes is staged."""
@@ -103,17 +100,10 @@ class _Counting(Progress):
 
     def converted(self, source_bytes: int) -> None:
         """Count source bytes."""
-        self._passed("convert", source_bytes)
+        self.passed("convert", source_bytes)
 
-    def fetched(self, nbytes: int) -> None:
-        """Count what came."""
-        self._passed("fetch", nbytes)
-
-    def sent(self, nbytes: int) -> None:
-        """Count what went out."""
-        self._passed("upload", nbytes)
-
-    def _passed(self, stage: Stage, nbytes: int) -> None:
+    def passed(self, stage: Stage, nbytes: int) -> None:
+        """Count bytes of a stage."""
         with self._lock:
             self._tally.flows[stage].passed(nbytes)
             self._moved()

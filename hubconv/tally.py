@@ -1,5 +1,6 @@
 """How much of a run is done, how fast, and how long the rest takes: of each stage and of all."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from hubconv.quantities import human_bytes, human_rate, human_time
 Stage = Literal["fetch", "convert", "upload"]
 
 STAGES: Final[tuple[Stage, ...]] = ("fetch", "convert", "upload")
+
+LUMP_BYTES: Final = 16_000_000
 
 RATE_SECONDS: Final = 60.0
 """The rate shown is that of the last minute: a line that slowed down shows at once."""
@@ -70,6 +73,29 @@ class Flow:
             left = (self.total - self.done) / self.rate
             words += [f"{human_time(left)} left", human_rate(self.rate)]
         return words
+
+
+class Lumps:
+    """Gathers the bytes that pass until they are worth telling another process.
+
+    What is left in the end is told to nobody: it is no more than a lump of each stage.
+
+    Args:
+        told: Told a stage and its bytes since it was told before.
+    """
+
+    def __init__(self, told: Callable[[Stage, int], None]) -> None:
+        self._told = told
+        self._lock = threading.Lock()
+        self._gathered: dict[Stage, int] = {}
+
+    def passed(self, stage: Stage, nbytes: int) -> None:
+        """So many more bytes of a stage, from any thread."""
+        with self._lock:
+            gathered = self._gathered.get(stage, 0) + nbytes
+            self._gathered[stage] = 0 if abs(gathered) >= LUMP_BYTES else gathered
+        if abs(gathered) >= LUMP_BYTES:
+            self._told(stage, gathered)
 
 
 class Tally:

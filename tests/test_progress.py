@@ -15,6 +15,7 @@ from hubconv.progress import (
     text_bar,
 )
 from hubconv.quantities import human_bytes, human_rate, human_time
+from hubconv.tally import LUMP_BYTES, Lumps
 
 
 class Clock:
@@ -81,9 +82,9 @@ def on_a_line(screen, clock, columns=100):
     progress.plan(10, 1_000_000_000, 1, 100_000_000, (600_000_000, 60_000_000))
     for _ in range(10):
         clock.now += 1
-        progress.fetched(50_000_000)
+        progress.passed("fetch", 50_000_000)
         progress.converted(40_000_000)
-        progress.sent(20_000_000)
+        progress.passed("upload", 20_000_000)
     progress.unit_finished("model-00002.safetensors", 60_000_000, 5.0)
     return progress
 
@@ -118,10 +119,10 @@ def test_what_came_in_vain_is_taken_back_and_twice_is_no_more_than_all():
     clock, screen = Clock(), Screen()
     progress = on_a_line(screen, clock)
     clock.now += 1
-    progress.sent(-260_000_000)
+    progress.passed("upload", -260_000_000)
     assert "  0 B of 600 MB" in screen.lines()[3]
     clock.now += 1
-    progress.fetched(5_000_000_000)
+    progress.passed("fetch", 5_000_000_000)
     assert "  1.00 GB of 1.00 GB  0 s left" in screen.lines()[1]
 
 
@@ -131,9 +132,9 @@ def test_a_log_sums_up_all_stages():
     progress.plan(10, 10_000_000_000, 0, 0, (600_000_000, 0))
     for _ in range(29):
         clock.now += 1
-        progress.fetched(30_000_000)
+        progress.passed("fetch", 30_000_000)
         progress.converted(15_000_000)
-        progress.sent(6_000_000)
+        progress.passed("upload", 6_000_000)
     assert "fetch" not in log.getvalue()
     clock.now += 1
     progress.converted(0)
@@ -334,3 +335,16 @@ def test_rates_bars_and_lines():
     assert text_bar(0.001, 4) == "█"
     assert text_bar(7, 4) == "████"
     assert printable("a\tb\u2028c\x7f") == "a b c "
+
+
+def test_bytes_are_told_in_lumps():
+    told = []
+    lumps = Lumps(lambda stage, nbytes: told.append((stage, nbytes)))
+    for _ in range(3):
+        lumps.passed("fetch", LUMP_BYTES // 2)
+        lumps.passed("upload", LUMP_BYTES // 3)
+    lumps.passed("upload", -2 * LUMP_BYTES)
+    assert told == [
+        ("fetch", LUMP_BYTES // 2 * 2),
+        ("upload", LUMP_BYTES // 3 * 3 - 2 * LUMP_BYTES),
+    ]

@@ -150,6 +150,8 @@ class Shift:
                 self._progress.unit_started(what[0])
             elif act == "converted" and self.ledger.converted(*what):
                 self._progress.converted(what[1])
+            elif act == "passed":
+                self._progress.passed(*what)
             elif act == "log":
                 forward.show(*what)
 

@@ -18,6 +18,7 @@ from hubconv.engines.forward import Forward
 from hubconv.engines.post import Order, Post, as_told, at_post, make
 from hubconv.errors import StoppedError
 from hubconv.kernels.starting import Starting
+from hubconv.tally import Stage
 from hubconv.work import Bench
 
 TELL_S: Final = 0.5
@@ -89,8 +90,8 @@ class Line:
         """Tell of an act, soon."""
         with self._lock:
             last = self._waiting[-1] if self._waiting else ("",)
-            if told[0] == last[0] == "converted" and told[1] == last[1]:
-                self._waiting[-1] = ("converted", told[1], last[2] + told[2])
+            if told[0] == last[0] in {"converted", "passed"} and told[1] == last[1]:
+                self._waiting[-1] = (told[0], told[1], last[2] + told[2])
             else:
                 self._waiting.append(told)
 
@@ -153,12 +154,18 @@ class _Opened:
             full = replace(post, threads=1, workers=workers)
             starting = Starting(place.device)
             kernel = lambda: starting.kernel(workers, post.target_bytes)  # noqa: E731 - so short
-            self._bench = self._stack.enter_context(at_post(full, kernel, self._check))
+            self._bench = self._stack.enter_context(
+                at_post(full, kernel, self._check, self._passed)
+            )
         return self._bench
 
     def _check(self) -> None:
         if self._line is not None:
             self._line.check()
+
+    def _passed(self, stage: Stage, nbytes: int) -> None:
+        if self._line is not None:
+            self._line.say("passed", stage, nbytes)
 
     def _log(self, *told: Any) -> None:  # noqa: ANN401 - a log line
         if self._line is not None:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from shutil import disk_usage
 
@@ -20,6 +21,7 @@ from hubconv.records import UnitRecord
 from hubconv.steps.plan import Plan
 from hubconv.steps.schedule import Limits
 from hubconv.steps.shards import PartnerSet, Unit
+from hubconv.tally import Lumps, Stage
 from hubconv.version import __version__
 from hubconv.work import Bench, work
 
@@ -92,7 +94,10 @@ def order_of(plan: Plan, unit: Unit) -> Order:
 
 @contextmanager
 def at_post(
-    post: Post, kernel: Callable[[], Kernel], at_once: Callable[[], None]
+    post: Post,
+    kernel: Callable[[], Kernel],
+    at_once: Callable[[], None],
+    passed: Callable[[Stage, int], None] = lambda _stage, _nbytes: None,
 ) -> Iterator[Bench]:
     """Open both ends of a post.
 
@@ -100,6 +105,7 @@ def at_post(
         post: The post.
         kernel: Gives what computes, once the ends are open.
         at_once: Asked in every wait; raises where the worker must end now.
+        passed: Told of bytes that came and went by a line, now and then.
 
     Raises:
         ResourceError: The post was written by another hubconv, whose shards may differ.
@@ -110,8 +116,14 @@ def at_post(
             "Install the same version on every machine, then run the same command again.",
         )
     with Scratch(post.work_dir) as scratch, caches_in(scratch):
-        source = open_source(post.source, post.plan.commit, scratch, at_once)
-        target = open_target(post.target, TargetOptions(), scratch, at_once, at_once)
+        lumps = Lumps(passed)
+        source = open_source(
+            post.source, post.plan.commit, scratch, at_once, partial(lumps.passed, "fetch")
+        )
+        target = open_target(
+            post.target, TargetOptions(), scratch, at_once, at_once,
+            partial(lumps.passed, "upload"),
+        )  # fmt: skip
         staging = target.join(post.plan.plan_id)
         source.allow_disk(_lent(post, staging, scratch))
         yield Bench(

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, BinaryIO
 
 from hubconv.engines.forward import Forward
@@ -94,7 +95,10 @@ def _at_work(post: Post, starting: Starting, orders: BinaryIO, says: Says, gone:
     # A thread of its own, so that the end of the orders is heard in every wait.
     threading.Thread(target=_read, args=(orders, waiting, gone), daemon=True).start()
     try:
-        with at_post(post, kernel, gone.check) as bench, ThreadPoolExecutor(post.threads) as pool:
+        with (
+            at_post(post, kernel, gone.check, partial(says, "passed")) as bench,
+            ThreadPoolExecutor(post.threads) as pool,
+        ):
             while (order := waiting.get()) is not None:
                 pool.submit(_one, bench, order, says)
     except Exception as error:  # noqa: BLE001 - whatever it was, the parent is told

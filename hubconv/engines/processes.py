@@ -233,6 +233,7 @@ class _Shift:
         self._acts: dict[str, Callable[..., None]] = {
             "begun": lambda _, shard: progress.unit_started(shard),
             "converted": self._converted,
+            "passed": lambda _, stage, nbytes: progress.passed(stage, nbytes),
             "made": self._made,
             "failed": self._failed,
             "log": lambda _, *told: forward.show(*told),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -127,7 +128,9 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
         refuse_same(request.source, request.target)
         hands = stack.enter_context(begun(request)) if computes else None
         told.phase("Reading headers")
-        source = open_source(request.source, request.revision, scratch, stop.at_once, told.fetched)
+        source = open_source(
+            request.source, request.revision, scratch, stop.at_once, partial(told.passed, "fetch")
+        )
         if source.commit:  # a renamed repository answers under its old name
             refuse_same(f"hf://{source.ref}", request.target)
             refuse_renamed(request.source, source)
@@ -136,7 +139,7 @@ def opened(request: Request, progress: Progress | None, *, computes: bool) -> It
         target = open_target(
             request.target, request.options, scratch, stop.at_once,
             # Its pauses between tries save finished work: they end a little after a signal.
-            stop.soon, told.sent,
+            stop.soon, partial(told.passed, "upload"),
         )  # fmt: skip
         lender = open_lender(request.recipe.input_scales_from, scratch, stop.at_once)
         # Numbers of a closed checkpoint are not published openly either.

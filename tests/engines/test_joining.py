@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from profiles.walks import plan_of, source_folder
 
+from hubconv import tally
 from hubconv.ends import TargetOptions
 from hubconv.engines import post as posts
 from hubconv.engines.post import Post, as_told, at_post, make, order_of, without_tensors
@@ -96,6 +97,26 @@ def test_a_unit_is_made_from_what_travels(tmp_path):
         tensor.nbytes for job in (*order.unit.jobs, *order.unit.tail) for tensor in job.reads
     )
     assert [path.name for path in tmp_path.iterdir()] == ["target"]  # no work folder is left
+
+
+def test_what_comes_and_goes_by_a_workers_line_is_told(studio, tmp_path, monkeypatch):
+    monkeypatch.setattr(tally, "LUMP_BYTES", 1)
+    source, repo = studio.source(V4), studio.name()
+    made = plan(source, Recipe(scales="amax"))
+    studio.api.create_repo(repo)
+    hub_target(studio, repo, tmp_path).stage(made.plan_id)
+    post = Post(without_tensors(made), f"hf://{source}", f"hf://{repo}", 10, 5)
+    told = {"fetch": 0, "upload": 0}
+
+    def passed(stage, nbytes):
+        told[stage] += nbytes
+
+    unit = max(made.units, key=lambda each: each.nbytes)
+    with at_post(post, lambda: choose("cpu"), lambda: None, passed) as bench:
+        make(bench, order_of(made, unit))
+
+    assert told["upload"] == unit.nbytes
+    assert told["fetch"] > unit.nbytes / 2
 
 
 def test_what_travels_is_small_and_holds_no_token(monkeypatch, tmp_path):

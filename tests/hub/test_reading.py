@@ -118,11 +118,9 @@ class Stages(Progress):
     def plan(self, units, source, done_units, done=0, target=(0, 0)):
         self.source, self.target = source, target[0]
 
-    def fetched(self, nbytes):
-        self.came += nbytes
-
-    def sent(self, nbytes):
-        self.went += nbytes
+    def passed(self, stage, nbytes):
+        self.came += nbytes if stage == "fetch" else 0
+        self.went += nbytes if stage == "upload" else 0
 
     def table(self, lines):
         self.notes += lines()
