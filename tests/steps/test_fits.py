@@ -65,6 +65,8 @@ def test_a_person_is_told_why(plan):
 
 def test_a_folder_holds_the_whole_result(plan):
     assert told(plan, PLENTY, is_folder=True)[0].startswith("Fits")
+    assert "8 at a time" in told(plan, PLENTY, is_folder=True)[1]
+    assert "4 at a time" in told(replace(plan, commit="c" * 40), PLENTY, is_folder=True)[1]
     small = replace(PLENTY, disk_bytes=plan.target_bytes - 1000)
     shown = plan_table(plan, 100, small, is_folder=True)
     assert "Does not fit 8 cores" in shown
