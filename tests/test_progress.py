@@ -1,6 +1,7 @@
 """What a person sees of a run, on a terminal and in a log."""
 
 import io
+import logging
 import re
 import threading
 
@@ -14,8 +15,8 @@ from hubconv.progress import (
     printable,
     text_bar,
 )
+from hubconv.progress.tally import LUMP_BYTES, Lumps
 from hubconv.quantities import human_bytes, human_rate, human_time
-from hubconv.tally import LUMP_BYTES, Lumps
 
 
 class Clock:
@@ -105,6 +106,25 @@ def test_a_run_from_hub_to_hub_shows_a_bar_for_each_stage():
     assert len(screen.lines()) == 5
     progress.close()
     assert screen.lines() == ["resumed", ""]
+
+
+def test_what_is_logged_stands_above_the_bars_and_nothing_of_it_is_lost(monkeypatch):
+    screen = Screen()
+    handler = logging.StreamHandler(screen)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    progress = choose_progress(screen)
+    assert isinstance(progress, TerminalProgress)
+    progress.phase("Converting")
+    progress.plan(10, 1_000_000_000, 0, 0, (600_000_000, 0))
+    progress.passed("fetch", 50_000_000)
+    for number in range(3):
+        logging.getLogger("hubconv").error("shard %d by xet\nand a second line", number)
+    shown = screen.lines()
+    assert shown[:6] == ["shard 0 by xet", "and a second line", "shard 1 by xet",
+                         "and a second line", "shard 2 by xet", "and a second line"]  # fmt: skip
+    assert [line.split()[0] for line in shown[6:]] == ["Converting", "fetch", "convert", "upload"]
+    progress.close()
+    assert handler.stream is screen
 
 
 @pytest.mark.parametrize("columns", [20, 33, 47, 60, 80, 200])

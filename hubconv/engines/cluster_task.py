@@ -18,7 +18,7 @@ from hubconv.engines.forward import Forward
 from hubconv.engines.post import Order, Post, as_told, at_post, make
 from hubconv.errors import StoppedError
 from hubconv.kernels.starting import Starting
-from hubconv.tally import Stage
+from hubconv.progress.tally import Stage
 from hubconv.work import Bench
 
 TELL_S: Final = 0.5

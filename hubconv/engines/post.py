@@ -17,11 +17,11 @@ from hubconv.ends import Staging, TargetOptions
 from hubconv.errors import HubconvError, ResourceError, of_this_machine
 from hubconv.kernels import Kernel
 from hubconv.opening import Scratch, caches_in, open_source, open_target
+from hubconv.progress.tally import Lumps, Stage
 from hubconv.records import UnitRecord
 from hubconv.steps.plan import Plan
 from hubconv.steps.schedule import Limits
 from hubconv.steps.shards import PartnerSet, Unit
-from hubconv.tally import Lumps, Stage
 from hubconv.version import __version__
 from hubconv.work import Bench, work
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from profiles.walks import plan_of, source_folder
 
-from hubconv import tally
 from hubconv.ends import TargetOptions
 from hubconv.engines import post as posts
 from hubconv.engines.post import Post, as_told, at_post, make, order_of, without_tensors
@@ -17,6 +16,7 @@ from hubconv.folder import FolderTarget
 from hubconv.hub.target import HubTarget
 from hubconv.kernels import choose
 from hubconv.pipeline import Recipe, plan
+from hubconv.progress import tally
 
 V4 = "deepseek_v4_sgl_fp8"
 PLAN = "0123456789abcdef"
