@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from hubconv.progress import (
+    Extent,
     LineProgress,
     SilentProgress,
     TerminalProgress,
@@ -65,7 +66,7 @@ def test_a_terminal_shows_one_status_line_with_rate_and_time_left():
     clock, screen = Clock(), Screen()
     progress = TerminalProgress(screen, clock, width=lambda: 100)
     progress.phase("convert")
-    progress.plan(64, 865_000_000_000, done_units=3, done_bytes=40_000_000_000)
+    progress.plan(Extent(64, 865_000_000_000), Extent(3, 40_000_000_000))
     for _ in range(10):
         clock.now += 1
         progress.converted(1_000_000_000)
@@ -80,7 +81,7 @@ def on_a_line(screen, clock, columns=100):
     """A run of ten seconds from Hub to Hub, a tenth of it done by an earlier one."""
     progress = TerminalProgress(screen, clock, width=lambda: columns)
     progress.phase("Converting")
-    progress.plan(10, 1_000_000_000, 1, 100_000_000, (600_000_000, 60_000_000))
+    progress.plan(Extent(10, 1_000_000_000, 600_000_000), Extent(1, 100_000_000, 60_000_000))
     for _ in range(10):
         clock.now += 1
         progress.passed("fetch", 50_000_000)
@@ -115,7 +116,7 @@ def test_what_is_logged_stands_above_the_bars_and_nothing_of_it_is_lost(monkeypa
     progress = choose_progress(screen)
     assert isinstance(progress, TerminalProgress)
     progress.phase("Converting")
-    progress.plan(10, 1_000_000_000, 0, 0, (600_000_000, 0))
+    progress.plan(Extent(10, 1_000_000_000, 600_000_000))
     progress.passed("fetch", 50_000_000)
     for number in range(3):
         logging.getLogger("hubconv").error("shard %d by xet\nand a second line", number)
@@ -149,7 +150,7 @@ def test_what_came_in_vain_is_taken_back_and_twice_is_no_more_than_all():
 def test_a_log_sums_up_all_stages():
     clock, log = Clock(), io.StringIO()
     progress = LineProgress(log, clock)
-    progress.plan(10, 10_000_000_000, 0, 0, (600_000_000, 0))
+    progress.plan(Extent(10, 10_000_000_000, 600_000_000))
     for _ in range(29):
         clock.now += 1
         progress.passed("fetch", 30_000_000)
@@ -168,7 +169,7 @@ def test_a_log_sums_up_all_stages():
 def test_the_rate_is_that_of_the_last_minute():
     clock, log = Clock(), io.StringIO()
     progress = LineProgress(log, clock)
-    progress.plan(1, 10_000_000_000, 0)
+    progress.plan(Extent(1, 10_000_000_000))
     for _ in range(120):
         clock.now += 1
         progress.converted(1_000_000)
@@ -183,7 +184,7 @@ def test_the_status_line_fits_the_terminal(columns):
     clock, screen = Clock(), Screen()
     progress = TerminalProgress(screen, clock, width=lambda: columns)
     progress.phase("convert")
-    progress.plan(64, 865_000_000_000, 0)
+    progress.plan(Extent(64, 865_000_000_000))
     clock.now += 5
     progress.converted(5_000_000_000)
     assert max(len(line) for line in screen.lines()) < columns
@@ -193,7 +194,7 @@ def test_notes_print_above_the_status_line_and_leave_no_rest_of_it():
     screen = Screen()
     progress = TerminalProgress(screen, Clock(), width=lambda: 80)
     progress.phase("convert")
-    progress.plan(2, 2_000_000, 0)
+    progress.plan(Extent(2, 2_000_000))
     progress.note("resumed")
     progress.warn("the source has moved")
     shown = screen.lines()
@@ -214,7 +215,7 @@ def test_a_stream_without_block_characters_gets_a_plain_bar():
     screen = Screen()
     screen.encoding = "ascii"
     progress = TerminalProgress(screen, Clock(), width=lambda: 100)
-    progress.plan(2, 100, 1, done_bytes=50)
+    progress.plan(Extent(2, 100), Extent(1, 50))
     assert screen.getvalue().isascii()
     assert "############............" in screen.getvalue()
 
@@ -222,7 +223,7 @@ def test_a_stream_without_block_characters_gets_a_plain_bar():
 def test_redraws_are_rare():
     clock, screen = Clock(), Screen()
     progress = TerminalProgress(screen, clock, width=lambda: 80)
-    progress.plan(1, 10_000, 0)
+    progress.plan(Extent(1, 10_000))
     before = len(screen.getvalue())
     for _ in range(1000):
         progress.converted(1)
@@ -233,7 +234,7 @@ def test_a_log_has_a_line_at_both_ends_of_a_shard_and_a_summary_twice_a_minute()
     clock, log = Clock(), io.StringIO()
     progress = LineProgress(log, clock)
     progress.phase("convert")
-    progress.plan(3, 300_000_000, done_units=1, done_bytes=100_000_000)
+    progress.plan(Extent(3, 300_000_000), Extent(1, 100_000_000))
     progress.unit_started("a.safetensors")
     for _ in range(65):
         clock.now += 1
@@ -257,7 +258,7 @@ def test_a_log_has_a_line_at_both_ends_of_a_shard_and_a_summary_twice_a_minute()
 def test_a_unit_made_twice_does_not_take_the_count_past_its_end():
     screen = Screen()
     progress = TerminalProgress(screen, Clock(), width=lambda: 80)
-    progress.plan(1, 100, 0)
+    progress.plan(Extent(1, 100))
     progress.converted(100)
     progress.converted(100)
     progress.note("again")
@@ -278,7 +279,7 @@ def test_names_cannot_steer_the_terminal_or_the_runner():
 def test_threads_lose_no_count():
     log = io.StringIO()
     progress = LineProgress(log, Clock())
-    progress.plan(8, 8000, 0)
+    progress.plan(Extent(8, 8000))
 
     def work():
         for _ in range(1000):
@@ -305,7 +306,7 @@ def test_the_stream_decides(monkeypatch):
 def test_silence_is_silent(capsys):
     progress = SilentProgress()
     progress.phase("x")
-    progress.plan(1, 1, 0)
+    progress.plan(Extent(1, 1))
     progress.unit_started("x")
     progress.converted(1)
     progress.unit_finished("x", 1, 1)

@@ -21,7 +21,7 @@ from hubconv.audit.verifying import MOST_SCALARS, open_origin_of
 from hubconv.errors import IntegrityError, SourceError
 from hubconv.formats.checkpoint import StoredTensor
 from hubconv.opening import Scratch, open_source
-from hubconv.progress import Progress
+from hubconv.progress import Extent, Progress
 
 COMPARED_WEIGHTS: Final = 32
 
@@ -241,7 +241,7 @@ class _Compare:
         for pair in chosen:
             by_shard.setdefault(_data(pair.a).shard, []).append(pair)
         files = self.a.result.view.files()
-        self.progress.plan(len(by_shard), sum(files[shard].size for shard in by_shard), 0)
+        self.progress.plan(Extent(len(by_shard), sum(files[shard].size for shard in by_shard)))
         with ThreadPoolExecutor(THREADS) as pool:
             for shard, pairs in sorted(by_shard.items()):
                 began = time.monotonic()

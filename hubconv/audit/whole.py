@@ -18,7 +18,7 @@ from hubconv.ends import ShardBytes
 from hubconv.errors import IntegrityError, SourceError
 from hubconv.formats.checkpoint import StoredTensor
 from hubconv.formats.contract import Finding
-from hubconv.progress import Progress
+from hubconv.progress import Extent, Progress
 
 if TYPE_CHECKING:
     from hubconv.formats.contract.finding import Severity
@@ -77,7 +77,7 @@ def read_whole(bench: Bench, weights: Sequence[Packed], progress: Progress) -> W
     """
     result = bench.result
     files = result.view.files()
-    progress.plan(len(result.shards), sum(files[shard].size for shard in result.shards), 0)
+    progress.plan(Extent(len(result.shards), sum(files[shard].size for shard in result.shards)))
     by_shard: dict[str, list[Packed]] = {}
     for weight in weights:
         by_shard.setdefault(weight.codes.shard, []).append(weight)

@@ -70,7 +70,8 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
         if run.published is not None:
             return finished(run, _up_to_date(run))
         width = shutil.get_terminal_size((100, 24)).columns
-        run.progress.table(lambda: before_work(run.plan, width))
+        is_folder = isinstance(run.target, FolderTarget)
+        run.progress.table(lambda: before_work(run.plan, width, is_folder=is_folder))
         with run.staged() as staging:
             with Beforehand(run.plan) as beforehand:
                 done = make(run, staging, run.plan.units)

@@ -11,6 +11,7 @@ from hubconv.errors import ResourceError, StoppedError
 from hubconv.folder import FolderTarget
 from hubconv.journal import Ending
 from hubconv.pipeline.run import Run
+from hubconv.progress import Extent
 from hubconv.quantities import human_bytes, human_time
 from hubconv.records import UnitRecord
 from hubconv.steps.schedule import longest_first
@@ -54,8 +55,9 @@ def make(run: Run, staging: Staging, units: Sequence[Unit], ending: Ending | Non
     everything = len(units) == len(run.plan.units)
     total = run.plan.source_bytes if everything else _read_for(units)
     if units:
-        target = (_written_for(units), _written_for(ready))
-        run.progress.plan(len(units), total, len(ready), _read_for(ready), target)
+        whole = Extent(len(units), total, _written_for(units))
+        done = Extent(len(ready), _read_for(ready), _written_for(ready))
+        run.progress.plan(whole, done)
     if not missing:
         return Done(found)
     run.progress.phase("Converting")

@@ -4,10 +4,13 @@ import os
 from typing import TextIO
 
 from hubconv.progress.lines import LineProgress
+from hubconv.progress.tally import NOTHING, Extent
 from hubconv.progress.terminal import TerminalProgress, text_bar
 from hubconv.progress.told import Progress, SilentProgress, printable
 
 __all__ = [
+    "NOTHING",
+    "Extent",
     "LineProgress",
     "Progress",
     "SilentProgress",

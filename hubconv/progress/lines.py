@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TextIO
 
+from hubconv.progress.tally import NOTHING, Extent
 from hubconv.progress.told import Counting, printable
 from hubconv.quantities import human_bytes, human_time
 
@@ -34,18 +35,11 @@ class LineProgress(Counting):
         """A line."""
         self._line(name)
 
-    def plan(
-        self,
-        total_units: int,
-        total_source_bytes: int,
-        done_units: int,
-        done_bytes: int = 0,
-        target: tuple[int, int] = (0, 0),
-    ) -> None:
+    def plan(self, whole: Extent, done: Extent = NOTHING) -> None:
         """A line."""
-        done = f", {done_units} done already" if done_units else ""
-        self._line(f"{total_units} shards from {human_bytes(total_source_bytes)}{done}")
-        super().plan(total_units, total_source_bytes, done_units, done_bytes, target)
+        before = f", {done.units} done already" if done.units else ""
+        self._line(f"{whole.units} shards from {human_bytes(whole.source_bytes)}{before}")
+        super().plan(whole, done)
 
     def unit_started(self, shard: str) -> None:
         """A line."""

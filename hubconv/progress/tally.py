@@ -18,6 +18,24 @@ RATE_SECONDS: Final = 60.0
 """The rate shown is that of the last minute: a line that slowed down shows at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """So much work.
+
+    Attributes:
+        units: Output shards.
+        source_bytes: What is read for them.
+        target_bytes: What they hold.
+    """
+
+    units: int = 0
+    source_bytes: int = 0
+    target_bytes: int = 0
+
+
+NOTHING: Final = Extent()
+
+
 @dataclass(slots=True)
 class Flow:
     """Bytes that pass one stage. Not thread safe: its owner holds a lock.
@@ -103,26 +121,19 @@ class Tally:
 
     Args:
         clock: Seconds that never go back.
-        units: Output shards.
-        source: Bytes of the source: all, and those that an earlier run has dealt with.
-        target: Bytes of the result: all, and those that an earlier run has sent.
-        done_units: Output shards of an earlier run.
+        whole: All there is to do.
+        done: What of it an earlier run has done.
     """
 
     def __init__(
-        self,
-        clock: Callable[[], float],
-        units: int = 0,
-        source: tuple[int, int] = (0, 0),
-        target: tuple[int, int] = (0, 0),
-        done_units: int = 0,
+        self, clock: Callable[[], float], whole: Extent = NOTHING, done: Extent = NOTHING
     ) -> None:
-        self.total_units = units
-        self.done_units = done_units
+        self.total_units = whole.units
+        self.done_units = done.units
         self.flows: Mapping[Stage, Flow] = {
-            "fetch": Flow(clock, *source),
-            "convert": Flow(clock, *source),
-            "upload": Flow(clock, *target),
+            "fetch": Flow(clock, whole.source_bytes, done.source_bytes),
+            "convert": Flow(clock, whole.source_bytes, done.source_bytes),
+            "upload": Flow(clock, whole.target_bytes, done.target_bytes),
         }
 
     @property

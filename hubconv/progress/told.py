@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from typing import TextIO
 
-from hubconv.progress.tally import Stage, Tally
+from hubconv.progress.tally import NOTHING, Extent, Stage, Tally
 
 
 class Progress:
@@ -14,22 +14,12 @@ class Progress:
     def phase(self, name: str) -> None:
         """A new phase of the run begins."""
 
-    def plan(
-        self,
-        total_units: int,
-        total_source_bytes: int,
-        done_units: int,
-        done_bytes: int = 0,
-        target: tuple[int, int] = (0, 0),
-    ) -> None:
+    def plan(self, whole: Extent, done: Extent = NOTHING) -> None:
         """How much there is to do, and how much of it an earlier run has done.
 
         Args:
-            total_units: Output shards.
-            total_source_bytes: What is read for them.
-            done_units: Output shards that are there already.
-            done_bytes: What was read for those.
-            target: Bytes of all output shards, and of those that are there already.
+            whole: All output shards and their bytes.
+            done: Of them, those that are there already.
         """
 
     def unit_started(self, shard: str) -> None:
@@ -69,18 +59,10 @@ class Counting(Progress):
         self._lock = threading.RLock()
         self._tally = Tally(clock)
 
-    def plan(
-        self,
-        total_units: int,
-        total_source_bytes: int,
-        done_units: int,
-        done_bytes: int = 0,
-        target: tuple[int, int] = (0, 0),
-    ) -> None:
+    def plan(self, whole: Extent, done: Extent = NOTHING) -> None:
         """Begin the count."""
         with self._lock:
-            source = (total_source_bytes, done_bytes)
-            self._tally = Tally(self._clock, total_units, source, target, done_units)
+            self._tally = Tally(self._clock, whole, done)
             self._moved(now=True)
 
     def converted(self, source_bytes: int) -> None:

@@ -75,12 +75,13 @@ def plan_json(plan: Plan, machine: Machine | None = None) -> dict[str, Any]:
     return table | {"needs": asdict(needs), **fits}
 
 
-def before_work(plan: Plan, width: int = 100) -> list[str]:
+def before_work(plan: Plan, width: int = 100, *, is_folder: bool = False) -> list[str]:
     """What is about to happen, without the warnings: those are told by themselves.
 
     Args:
         plan: The plan.
         width: Columns of the terminal.
+        is_folder: The target is a folder.
     """
     report = make_report(plan, ())
     lines = [
@@ -89,7 +90,7 @@ def before_work(plan: Plan, width: int = 100) -> list[str]:
         "",
         f"{report.shards} shards, {human_bytes(report.bytes_before)} -> "
         f"{human_bytes(report.bytes_after)} ({_change(report)})",
-        *([hub_budget(plan).words()] if plan.commit else []),
+        *([hub_budget(plan).words()] if plan.commit and not is_folder else []),
     ]
     return _fit(lines, width).splitlines()
 

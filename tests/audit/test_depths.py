@@ -12,7 +12,7 @@ from hubconv.audit import Depth, audit, audit_json, reading, render_audit, whole
 from hubconv.audit.choosing import choose, layer_of
 from hubconv.ends import MANIFEST
 from hubconv.folder import FolderSource
-from hubconv.progress import Progress
+from hubconv.progress import NOTHING, Progress
 from hubconv.steps.report import TENSOR_DETAILS, tensor_details
 
 FULL = Depth("full")
@@ -194,8 +194,8 @@ def test_progress_is_told_of_every_shard(published):
         def __init__(self):
             self.shards, self.nbytes, self.announced = [], 0, ()
 
-        def plan(self, total_units, total_source_bytes, done_units, done_bytes=0):
-            self.announced = (total_units, total_source_bytes)
+        def plan(self, whole, done=NOTHING):
+            self.announced = (whole.units, whole.source_bytes)
 
         def converted(self, source_bytes):
             self.nbytes += source_bytes

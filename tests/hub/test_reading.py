@@ -10,7 +10,7 @@ import pytest
 
 from hubconv.errors import IntegrityError, NotAllowedError, ResourceError, TemporaryError
 from hubconv.hub.source import HubSource
-from hubconv.progress import Progress
+from hubconv.progress import NOTHING, Progress
 
 BF16 = "llama_bf16"
 V4 = "deepseek_v4_sgl_fp8"
@@ -115,8 +115,8 @@ class Stages(Progress):
         self.came = self.went = 0
         self.notes = []
 
-    def plan(self, units, source, done_units, done=0, target=(0, 0)):
-        self.source, self.target = source, target[0]
+    def plan(self, whole, done=NOTHING):
+        self.source, self.target = whole.source_bytes, whole.target_bytes
 
     def passed(self, stage, nbytes):
         self.came += nbytes if stage == "fetch" else 0

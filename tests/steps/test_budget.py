@@ -90,24 +90,29 @@ def test_a_plan_shows_its_budget_only_where_there_is_a_hub(xet_studio, checkpoin
     assert "Asks the Hub" not in plan_table(local, 400)
 
 
-def test_a_run_notes_its_budget_before_the_first_write(xet_studio, checkpoints, tmp_path):
-    class Notes(Progress):
+def test_a_run_tells_its_budget_before_the_first_write(xet_studio, checkpoints, tmp_path):
+    class Tables(Progress):
         def __init__(self):
-            self.told = []
+            self.told = ""
 
-        def note(self, text):
-            self.told.append(text)
+        def table(self, lines):
+            self.told += " ".join(lines())
 
     from hubconv.pipeline import Request, convert
 
     source, target = xet_studio.source("llama_bf16"), xet_studio.name()
     words = hub_budget(plan(source)).words()
-    notes, local = Notes(), Notes()
+    notes, local, kept = Tables(), Tables(), Tables()
     quick = {"device": "cpu", "workers": 1, "recipe": Recipe(scales="amax")}
     convert(Request(source, target, **quick), notes)
-    assert notes.told == [words]
+    assert words in notes.told
+    assert "quantize" in notes.told
+    convert(Request(source, str(tmp_path / "kept"), **quick), kept)
+    assert "shards, " in kept.told
+    assert "Asks the Hub" not in kept.told
     convert(Request(str(checkpoints("llama_bf16")), str(tmp_path / "out"), **quick), local)
-    assert local.told == []
+    assert "shards, " in local.told
+    assert "Asks the Hub" not in local.told
 
 
 def test_more_than_one_window_is_told():
