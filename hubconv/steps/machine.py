@@ -56,7 +56,7 @@ class Needs:
     """What a plan takes of a machine at a time, at most.
 
     Attributes:
-        memory_bytes: Of memory, from Hub to Hub.
+        memory_bytes: Of memory, with one device: more of them were not measured.
         disk_bytes: Of disk, where output shards go up through Xet.
         lfs_disk_bytes: Of disk, where they go up by plain LFS: the largest of them.
         folder_bytes: Of disk, where the target is a folder: all of them.
@@ -117,8 +117,8 @@ def told(plan: Plan, machine: Machine, *, is_folder: bool = False) -> list[str]:
     return [
         f"{verdict} {machine.cores} cores, {human_bytes(machine.memory_bytes)} of memory and "
         f"{human_bytes(machine.disk_bytes)} of disk:",
-        f"  memory: {human_bytes(needs.memory_bytes)} at most; shards of any size pass in pieces, "
-        f"{shards} at a time",
+        f"  memory: {human_bytes(needs.memory_bytes)} at most, with one device; shards of any size "
+        f"pass in pieces, {shards} at a time",
         *([_of_folder(needs, machine)] if is_folder else _of_hub(needs, machine)),
     ]
 
