@@ -36,6 +36,12 @@ def test_a_plan_that_no_loader_would_understand_is_found_without_a_shard():
     assert "match.quantized" in {finding.rule for finding in found}
 
 
+def converted(folder):
+    """Whether a run publishes what it makes."""
+    convert(Request(str(source_folder("deepseek_v3")), str(folder / "out"), device="cpu"))
+    return (folder / "out" / "config.json").exists()
+
+
 def refuse(*_):
     raise AssertionError("looked at again")
 
@@ -44,27 +50,21 @@ def test_a_run_looks_while_it_works_and_not_again(tmp_path, monkeypatch):
     monkeypatch.setattr(beforehand, "BEGIN_S", 0)
     monkeypatch.setattr(verify, "seen", refuse)
 
-    convert(Request(str(source_folder("deepseek_v3")), str(tmp_path / "out"), device="cpu"))
-
-    assert (tmp_path / "out" / "config.json").exists()
+    assert converted(tmp_path)
 
 
 def test_a_run_that_is_over_before_it_looks_looks_in_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(beforehand, "BEGIN_S", 1000)
     monkeypatch.setattr(beforehand, "promised", refuse)
 
-    convert(Request(str(source_folder("deepseek_v3")), str(tmp_path / "out"), device="cpu"))
-
-    assert (tmp_path / "out" / "config.json").exists()
+    assert converted(tmp_path)
 
 
 def test_a_look_that_fails_is_taken_again_in_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(beforehand, "BEGIN_S", 0)
     monkeypatch.setattr(beforehand, "promised", refuse)
 
-    convert(Request(str(source_folder("deepseek_v3")), str(tmp_path / "out"), device="cpu"))
-
-    assert (tmp_path / "out" / "config.json").exists()
+    assert converted(tmp_path)
 
 
 def test_nothing_is_published_that_no_loader_would_understand(tmp_path, monkeypatch):
@@ -72,6 +72,6 @@ def test_nothing_is_published_that_no_loader_would_understand(tmp_path, monkeypa
     monkeypatch.setattr(beforehand, "promised", lambda plan: promised(broken(plan)))
 
     with pytest.raises(IntegrityError, match=r"match\.kept"):
-        convert(Request(str(source_folder("deepseek_v3")), str(tmp_path / "out"), device="cpu"))
+        converted(tmp_path)
 
     assert not (tmp_path / "out" / "config.json").exists()
