@@ -41,9 +41,12 @@ class Stop:
         self._signal = 0
         self._heard_at = 0.0
         self._failed = threading.Event()
+        self._vain: HubconvError | None = None
 
     def reason(self) -> HubconvError | None:
         """Why to stop, or None to go on."""
+        if self._vain is not None:
+            return self._vain
         if self._signal:
             return SignalledError(self._signal)
         if self._deadline and time.monotonic() > self._deadline:
@@ -58,7 +61,10 @@ class Stop:
 
         Raises:
             SignalledError: A signal came.
+            HubconvError: The result would be of no use.
         """
+        if self._vain is not None:
+            raise self._vain
         if self._signal:
             raise SignalledError(self._signal)
 
@@ -70,6 +76,10 @@ class Stop:
         """
         if self._signal and time.monotonic() - self._heard_at > GRACE_S:
             raise SignalledError(self._signal)
+
+    def in_vain(self, why: HubconvError) -> None:
+        """The result would be of no use: make no more of it."""
+        self._vain = why
 
     def fail(self) -> None:
         """Another worker failed: begin nothing new."""

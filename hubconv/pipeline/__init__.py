@@ -73,7 +73,7 @@ def convert(request: Request, progress: Progress | None = None) -> Outcome:
         is_folder = isinstance(run.target, FolderTarget)
         run.progress.table(lambda: before_work(run.plan, width, is_folder=is_folder))
         with run.staged() as staging:
-            with Beforehand(run.plan) as beforehand:
+            with Beforehand(run.plan, run.stop) as beforehand:
                 done = make(run, staging, run.plan.units)
             outcome = release(run, staging, done, beforehand.promise)
         return finished(run, outcome)

@@ -6,26 +6,34 @@ from types import TracebackType
 from typing import Final, Self
 
 from hubconv import card
+from hubconv.engines.stop import Stop
 from hubconv.steps.plan import Plan
 from hubconv.steps.promise import Promise, promised
 
 BEGIN_S: Final = 0.5
 """Seconds after which every worker has something to do."""
 
+NEXT: Final = (
+    "Nothing was published; finished shards are kept. Leave --keep and --quantize out, or report "
+    "the command: no plan should come to this."
+)
+
 
 class Beforehand:
-    """Looks at what loaders will see, and imports what draws the card, in a thread of its own.
+    """Imports what draws the card, and looks at what loaders will see, in a thread of its own.
 
     A run that is over before it has begun makes both for itself.
 
     Args:
         plan: What is made meanwhile.
+        stop: Told where no loader would take the result: the rest of its shards is not made.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, stop: Stop) -> None:
+        self._plan, self._stop = plan, stop
+        # Not a daemon: the interpreter must not end in the middle of an import.
         self._thread = threading.Timer(BEGIN_S, self._make_ready)
-        self._thread.daemon = True
+        self._is_over = threading.Event()
         self.promise: Promise | None = None
 
     def __enter__(self) -> Self:
@@ -38,12 +46,18 @@ class Beforehand:
         raised: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for what has begun, unless the run has failed."""
+        """Wait for what has begun; of a run that has failed, for an import alone."""
         self._thread.cancel()
         if raised is None:
             self._thread.join()
+        self._is_over.set()
 
     def _make_ready(self) -> None:
         card.load()
+        if self._is_over.is_set():
+            return
         with suppress(Exception):  # it shows itself again where the result is verified
             self.promise = promised(self._plan)
+            faults = self.promise.faults(NEXT)
+            if faults is not None:
+                self._stop.in_vain(faults)

@@ -5,10 +5,11 @@ whose headers are the planned ones, byte for byte, keeps what was promised.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hubconv.errors import IntegrityError
 from hubconv.formats import contract
 from hubconv.formats.checkpoint import INDEX_NAME, StoredTensor
 from hubconv.formats.contract import Finding
@@ -27,6 +28,10 @@ class Promise:
 
     modules: Mapping[str, contract.Module]
     findings: tuple[Finding, ...]
+
+    def faults(self, next_step: str) -> IntegrityError | None:
+        """What is said where loaders would not take the result, or None where they will."""
+        return faults_in(self.findings, next_step)
 
 
 def promised(plan: Plan) -> Promise:
@@ -53,6 +58,20 @@ def seen(plan: Plan, tensors: Mapping[str, StoredTensor]) -> Promise:
         total_size=index["metadata"]["total_size"] if index else None,
     )
     return Promise(modules, tuple(findings))
+
+
+def faults_in(findings: Iterable[Finding], next_step: str) -> IntegrityError | None:
+    """What is said where findings are errors: the first three; None where none is.
+
+    Args:
+        findings: Of any severity.
+        next_step: What to do about them.
+    """
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if not errors:
+        return None
+    told = "; ".join(f"{f.where}: {f.what} [{f.rule}]" for f in errors[:3])
+    return IntegrityError(f"The result has {len(errors)} faults: {told}.", next_step)
 
 
 def _table(files: Mapping[str, bytes], path: str) -> dict[str, Any] | None:

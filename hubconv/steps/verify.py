@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 
 from hubconv.ends import Source
-from hubconv.errors import IntegrityError
 from hubconv.formats import contract, nvfp4, stored
 from hubconv.formats.checkpoint import StoredTensor
 from hubconv.formats.contract import Finding
@@ -24,7 +23,7 @@ from hubconv.records import UnitRecord
 from hubconv.steps.decide import Job
 from hubconv.steps.inventory import HEADER_THREADS
 from hubconv.steps.plan import Plan
-from hubconv.steps.promise import Promise, seen
+from hubconv.steps.promise import Promise, faults_in, seen
 from hubconv.steps.readback import Headers, read_planned
 
 SAMPLE_ROWS: Final = 128
@@ -70,15 +69,11 @@ class Verification:
         """Stop where the result is not right.
 
         Raises:
-            IntegrityError: With the first three errors.
+            IntegrityError: Which names the first three.
         """
-        if not self.errors:
-            return
-        told = "; ".join(f"{f.where}: {f.what} [{f.rule}]" for f in self.errors[:3])
-        raise IntegrityError(
-            f"The result has {len(self.errors)} faults: {told}.",
-            f"{saved} hubconv verify lists them all.",
-        )
+        error = faults_in(self.findings, f"{saved} hubconv verify lists them all.")
+        if error is not None:
+            raise error
 
 
 def verify_staged(
