@@ -71,12 +71,36 @@ OUTPUT: Final = types.NamedTuple([jit.BYTES_OUT, jit.BYTES_OUT, jit.DOUBLES_OUT]
 
 
 @inlined
-def count(figures: Any, error: Any, square: Any, vanished: Any, scale: Any) -> None:
-    """Add a block to the figures: its error and square, and the code of its scale."""
-    figures[0] += error == 0
-    figures[1] += square > 0 and vanished
-    figures[2] += scale < numbers.LOWEST_SEARCHED
-    figures[3] += error
-    figures[4] += square
-    if error > figures[5] * square:
-        figures[5] = error / square
+def begun(figures: Any) -> Any:
+    """The figures as a tuple: what is counted by one stays in registers."""
+    return (
+        figures[0], figures[1], figures[2], figures[3], figures[4], figures[5], figures[6],
+    )  # fmt: skip
+
+
+@inlined
+def counted(tally: Any, error: Any, square: Any, vanished: Any, scale: Any) -> Any:
+    """A tally with one block more: its error and square, and the code of its scale.
+
+    A square that is NaN or infinite is that of a block which is not finite.
+    """
+    exact, flushed, low, errors, squares, worst, broken = tally
+    if not np.isfinite(square):
+        return exact, flushed, low, errors, squares, worst, broken + 1.0
+    ratio = error / square if error > worst * square else worst
+    return (
+        exact + np.float64(error == 0),
+        flushed + np.float64((square > 0) & vanished),
+        low + np.float64(scale < numbers.LOWEST_SEARCHED),
+        errors + error,
+        squares + square,
+        ratio,
+        broken,
+    )
+
+
+@inlined
+def end(figures: Any, tally: Any) -> None:
+    """Write a tally where it began."""
+    for at in range(FIGURES):
+        figures[at] = tally[at]

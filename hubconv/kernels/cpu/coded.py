@@ -6,8 +6,17 @@ import numpy as np
 from numba import types
 
 from hubconv.formats.nvfp4 import SEARCH_ORDER
-from hubconv.kernels.cpu import jit, numbers, tables, vectors
-from hubconv.kernels.cpu.arguments import ALONE, INT4_PAIRS, OUTPUT, RULE, SHAPE, count
+from hubconv.kernels.cpu import born, jit, numbers, tables, vectors
+from hubconv.kernels.cpu.arguments import (
+    ALONE,
+    INT4_PAIRS,
+    OUTPUT,
+    RULE,
+    SHAPE,
+    begun,
+    counted,
+    end,
+)
 from hubconv.kernels.cpu.jit import inlined
 from hubconv.kernels.cpu.tables import LOWEST_OFFSET, TABLES
 
@@ -24,29 +33,80 @@ _FIRST_CHOICE: Final = _first_choices()
 
 
 @inlined
-def _block(data: Any, at: Any, element: Any, slot: Any, rule: Any, tabled: Any, out: Any) -> None:
-    """Round the 16 code bytes at a place."""
-    top = vectors.largest_code(data, at)
-    size = tabled.sizes[slot * len(tabled.values) + top]
-    if not np.isfinite(size):
-        out.figures[6] += 1
-        return
-    chosen = np.int64(tabled.plain[slot * len(tabled.values) + top])
+def _tabled(
+    data: Any, at: Any, element: Any, top: Any, slot: Any, rule: Any, tabled: Any, out: Any,
+    tally: Any,
+) -> Any:  # fmt: skip
+    """Round a block of 16 code bytes by tables; gives the tally with it."""
+    count = len(tabled.values)
+    chosen, codes = np.int64(tabled.plain[slot * count + top]), vectors.words(data, at)
     if rule.searched:
-        if size == 0:
+        if tabled.sizes[slot * count + top] == 0:
             chosen = np.int64(numbers.ONE)
         else:
-            origin = tables.errors_at(tabled, slot, chosen)
-            best = vectors.best_candidates(tabled.errors, origin, data, at)
+            origin, first = tables.errors_at(tabled, slot, chosen)
+            best = vectors.best_candidates(tabled.errors, origin, first, codes)
             chosen = numbers.clamped(chosen + _FIRST_CHOICE[best])
     tables.require_scale(tabled, slot, chosen, rule)
     out.scales[element >> 4] = np.uint8(chosen)
     edge = tables.edges_at(slot, chosen)
-    flip = np.int64((tabled.keys[slot] >> np.uint64(24)) & np.uint64(0x80))
+    vanished = top <= tabled.edges[edge + 1]
+    flip = tables.flip_of(tabled, slot)
     vectors.pack_block(data, at, tabled.edges, edge, flip, out.codes, element >> 1)
     origin = tables.figures_at(tabled, slot, chosen)
-    error, square = vectors.sum_figures(tabled.figures, origin, data, at)
-    count(out.figures, error, square, top <= tabled.edges[edge + 1], chosen)
+    error, square = vectors.sum_figures(tabled.figures, origin, codes)
+    return counted(tally, error, square, vanished, chosen)
+
+
+@inlined
+def _born(data: Any, at: Any, top: Any, slot: Any, rule: Any, tabled: Any, out: Any) -> Any:
+    """Round 16 E4M3 codes that were born as FP4; gives the code of their scale and their square.
+
+    The square is not above 0 where they were not, and then nothing else means anything.
+    """
+    plain = np.int64(tabled.plain[slot * len(tabled.values) + top])
+    if top == 0 or not (born.may_be(vectors.words(data, at)) and born.is_inner(plain)):
+        return plain, 0.0
+    flip = tables.flip_of(tabled, slot)
+    quarters = vectors.pack_born(data, at, top, flip, 0, out.codes, at >> 1)
+    chosen = born.scale_of(plain, top)
+    out.scales[at >> 4] = np.uint8(chosen)
+    return chosen, born.square_of(quarters, chosen, rule)
+
+
+@inlined
+def _block(
+    data: Any, at: Any, element: Any, slot: Any, can_be_born: Any, rule: Any, tabled: Any,
+    out: Any, tally: Any,
+) -> Any:  # fmt: skip
+    """Round the 16 code bytes at a place; gives the tally with them."""
+    top = vectors.largest_code(data, at)
+    if not np.isfinite(tabled.sizes[slot * len(tabled.values) + top]):
+        return counted(tally, np.nan, np.nan, False, 0)
+    if can_be_born:
+        chosen, square = _born(data, at, top, slot, rule, tabled, out)
+        if square > 0:
+            return counted(tally, 0.0, square, False, chosen)
+    return _tabled(data, at, element, top, slot, rule, tabled, out, tally)
+
+
+@inlined
+def _stretch(
+    data: Any, first: Any, last: Any, slot: Any, packing: Any, rule: Any, tabled: Any, out: Any
+) -> None:
+    """Round elements of one row under one scale, from one to another."""
+    tally = begun(out.figures)
+    can_be_born = rule.searched and packing == ALONE and tables.is_power(tabled, slot)
+    for at in range(first, last, 16):
+        if packing == ALONE:
+            tally = _block(data, at, at, slot, can_be_born, rule, tabled, out, tally)
+            continue
+        if packing == INT4_PAIRS:
+            vectors.unpack_int4(data, at >> 1, tabled.unpacked)
+        else:
+            vectors.unpack_e2m1(data, at >> 1, tabled.unpacked)
+        tally = _block(tabled.unpacked, 0, at, slot, False, rule, tabled, out, tally)
+    end(out.figures, tally)
 
 
 @jit.compiled(types.none(jit.BYTES, jit.FLOATS, SHAPE, RULE, TABLES, OUTPUT))
@@ -71,13 +131,7 @@ def encode(data: Any, scales: Any, shape: Any, rule: Any, tabled: Any, out: Any)
             left = column * shape.scale_cols
             right = min(shape.cols, left + shape.scale_cols)
             for row in range(first, last):
-                for at in range(row * shape.cols + left, row * shape.cols + right, 16):
-                    if shape.packing == ALONE:
-                        _block(data, at, at, slot, rule, tabled, out)
-                        continue
-                    if shape.packing == INT4_PAIRS:
-                        vectors.unpack_int4(data, at >> 1, tabled.unpacked)
-                    else:
-                        vectors.unpack_e2m1(data, at >> 1, tabled.unpacked)
-                    _block(tabled.unpacked, 0, at, slot, rule, tabled, out)
+                begin = row * shape.cols
+                stretch = (begin + left, begin + right, slot, shape.packing)
+                _stretch(data, *stretch, rule, tabled, out)
         first = last

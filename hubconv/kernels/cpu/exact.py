@@ -11,7 +11,7 @@ import numpy.typing as npt
 from numba import types
 
 from hubconv.formats.nvfp4 import E2M1, E4M3_VALUES
-from hubconv.kernels.cpu import jit, numbers
+from hubconv.kernels.cpu import born, jit, numbers, vectors
 from hubconv.kernels.cpu.arguments import SHAPE
 from hubconv.kernels.cpu.jit import inlined
 
@@ -20,6 +20,7 @@ _BIAS: Final = 127
 _NAN: Final = 0x7F
 _NORMAL: Final = 0x08
 _INFINITE: Final = 0x7F80
+_SIGNED_ZEROS: Final = 0xFF
 
 _WRONG: Final = 16
 """Set in an entry of `_NIBBLES` that stands for nothing."""
@@ -58,13 +59,14 @@ def _power(exponent: Any) -> Any:
 
 
 @inlined
-def _top(data: Any, at: Any) -> Any:
-    """Largest magnitude code of a group of E4M3 numbers."""
-    top = np.uint8(0)
-    for element in range(GROUP):
-        code = np.uint8(data[at + element] & 0x7F)
-        top = code if code > top else top
-    return top
+def _born(data: Any, at: Any, top: Any, pairs: Any) -> Any:
+    """Write the pairs of a group without its table, where that can be done."""
+    if not (born.may_be(vectors.words(data, at)) and born.may_be(vectors.words(data, at + 16))):
+        return False
+    first = vectors.pack_born(data, at, top, 0, _SIGNED_ZEROS, pairs, at >> 1)
+    return first >= 0 and (
+        vectors.pack_born(data, at + 16, top, 0, _SIGNED_ZEROS, pairs, (at >> 1) + 8) >= 0
+    )
 
 
 @jit.compiled(types.int64(jit.BYTES, jit.FLOATS, SHAPE, jit.BYTES_OUT, jit.BYTES_OUT))
@@ -85,12 +87,15 @@ def fp8_to_mxfp4(data: Any, scales: Any, shape: Any, pairs: Any, exponents: Any)
         for left in range(0, shape.cols, GROUP):
             scale = np.float64(scales[band * per_row + left // shape.scale_cols])
             at = row * shape.cols + left
-            top = np.int64(_top(data, at))
+            top = max(vectors.largest_code(data, at), vectors.largest_code(data, at + 16))
             whole = _exponent(scale)
             exponent = np.int64(whole + _EXPONENTS[top] if top else 0)
             # Other scales may be exact too; they are rare, and the slow definition tells.
             if top == _NAN or scale != _power(whole) or abs(exponent) > _BIAS:
                 wrong += 1
+                continue
+            exponents[at // GROUP] = np.uint8(exponent + _BIAS)
+            if _born(data, at, top, pairs):
                 continue
             bad = np.uint8(0)
             for pair in range(GROUP // 2):
@@ -100,7 +105,6 @@ def fp8_to_mxfp4(data: Any, scales: Any, shape: Any, pairs: Any, exponents: Any)
                 bad |= low | high
                 signs = ((first >> 4) & 0x08) | (second & 0x80)
                 pairs[(at >> 1) + pair] = np.uint8(low | ((high & 7) << 4) | signs)
-            exponents[at // GROUP] = np.uint8(exponent + _BIAS)
             wrong += int(bad >= _WRONG)
     return wrong
 

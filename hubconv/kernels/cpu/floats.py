@@ -12,7 +12,7 @@ from numba import types
 from hubconv.formats.nvfp4 import SEARCH_ORDER
 from hubconv.formats.stored import INT4_ZERO
 from hubconv.kernels.cpu import jit, numbers
-from hubconv.kernels.cpu.arguments import OUTPUT, RULE, SHAPE, count
+from hubconv.kernels.cpu.arguments import OUTPUT, RULE, SHAPE, begun, counted, end
 from hubconv.kernels.cpu.jit import inlined
 
 BF16, F16, F32, FP8, INT4 = range(5)
@@ -157,6 +157,7 @@ def _round(lanes: Any, rule: Any) -> None:
 @jit.compiled(types.none(LANES, jit.INT, jit.INT, OUTPUT))
 def _write(lanes: Any, at: Any, blocks: Any, out: Any) -> None:
     """Write some blocks, the first of them block `at`, and count them."""
+    tally = begun(out.figures)
     for lane in range(blocks):
         for pair in range(8):
             even = lanes.nibbles[2 * pair * _LANES + lane]
@@ -164,10 +165,9 @@ def _write(lanes: Any, at: Any, blocks: Any, out: Any) -> None:
             out.codes[(at + lane) * 8 + pair] = np.uint8(even | (odd << 4))
         chosen, square = lanes.chosen[lane], lanes.squares[lane]
         out.scales[at + lane] = np.uint8(chosen)
-        if np.isfinite(square):
-            count(out.figures, lanes.errors[lane], square, lanes.vanished[lane], chosen)
-        else:
-            out.figures[6] += 1
+        vanished = lanes.vanished[lane] != 0
+        tally = counted(tally, lanes.errors[lane], square, vanished, chosen)
+    end(out.figures, tally)
 
 
 @inlined

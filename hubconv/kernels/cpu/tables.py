@@ -14,10 +14,12 @@ from hubconv.formats.nvfp4 import E4M3_VALUES
 from hubconv.kernels.cpu import jit, numbers
 from hubconv.kernels.cpu.arguments import RULE
 from hubconv.kernels.cpu.jit import inlined
-from hubconv.kernels.cpu.vectors import CANDIDATES, ROW
+from hubconv.kernels.cpu.vectors import WIDTH
 
 LOWEST_OFFSET: Final = -2
-_GROUP: Final = 8  # columns of the table of candidates that are worked out together
+_STEP: Final = 8  # codes from one group of candidates to the next
+_GROUPS: Final = 17  # the last one begins at the base code that is nearest to the highest, 0x7E
+_LINE: Final = 64  # bytes that come from memory together
 _SCALES: Final = 128
 _EDGES: Final = 16
 _FRACTION_BITS: Final = 23
@@ -33,13 +35,15 @@ class Tables(NamedTuple):
         sizes: [slots, n] float32, magnitudes of the weights.
         units: [slots, n] float32, the same in units of the global scale.
         plain: [slots, n] int32, code of the plain block scale under that largest magnitude.
-        errors: [slots, n, ROW] float32, squared error in units of the global scale under the block
-            scale whose code is the column less 2, clamped.
-        have_errors: [slots, ROW / 8] uint8, which eight columns are there.
+        errors: [slots, GROUPS, n, WIDTH] float32, squared error in units of the global scale under
+            the block scale whose code is 8 times the group, plus the column, less 2, clamped. Half
+            of a group is in the next one too, so that a row of nine candidates around any base is
+            read from one line of memory.
+        have_errors: [slots, GROUPS] uint8, which groups are there.
         figures: [slots, 128, n, 2] float64, squared error and square under a block scale.
         edges: [slots, 128, 16] int8, boundaries for `vectors.pack_block`.
         have_scale: [slots, 128] uint8, which block scales have figures and edges.
-        candidates: [ROW] float32, the block scales of the columns of `errors`.
+        candidates: [8 GROUPS + 8] float32, block scales of the columns of `errors`.
         marks: [n] int32, overwritten.
         unpacked: [16] uint8, overwritten.
     """
@@ -77,7 +81,7 @@ def empty_tables(values: npt.NDArray[np.float32], exponent: int, fraction: int) 
         fraction: How many of its fraction, the highest, choose besides.
     """
     slots, count = 1 << (exponent + fraction), len(values)
-    codes = np.arange(ROW) + LOWEST_OFFSET
+    codes = np.arange(_STEP * (_GROUPS - 1) + WIDTH) + LOWEST_OFFSET
     codes = codes.clip(numbers.LOWEST_SEARCHED, numbers.HIGHEST)
     return Tables(
         shift=_FRACTION_BITS - fraction,
@@ -86,8 +90,8 @@ def empty_tables(values: npt.NDArray[np.float32], exponent: int, fraction: int) 
         sizes=np.empty(slots * count, np.float32),
         units=np.empty(slots * count, np.float32),
         plain=np.empty(slots * count, np.int32),
-        errors=np.empty(slots * count * ROW, np.float32),
-        have_errors=np.zeros(slots * ROW // _GROUP, np.uint8),
+        errors=_on_lines(slots * _GROUPS * count * WIDTH),
+        have_errors=np.zeros(slots * _GROUPS, np.uint8),
         figures=np.empty(slots * _SCALES * count * 2, np.float64),
         edges=np.empty(slots * _SCALES * _EDGES, np.int8),
         have_scale=np.zeros(slots * _SCALES, np.uint8),
@@ -95,6 +99,13 @@ def empty_tables(values: npt.NDArray[np.float32], exponent: int, fraction: int) 
         marks=np.empty(count, np.int32),
         unpacked=np.empty(16, np.uint8),
     )
+
+
+def _on_lines(count: int) -> npt.NDArray[np.float32]:
+    """[count] float32 that begin where a line of memory does."""
+    room = np.empty(4 * count + _LINE, np.uint8)
+    first = -room.ctypes.data % _LINE
+    return room[first : first + 4 * count].view(np.float32)
 
 
 def clear(tables: Tables) -> None:
@@ -114,12 +125,27 @@ def slot_of(tables: Any, scale: Any, rule: Any) -> Any:
 
 
 @inlined
+def is_power(tables: Any, slot: Any) -> Any:
+    """Whether the scale of a slot is a power of two, or the negative of one."""
+    return (tables.keys[slot] & np.uint64(0x7FFFFF)) == 0
+
+
+@inlined
+def flip_of(tables: Any, slot: Any) -> Any:
+    """0x80 where the scale of a slot is negative, 0 elsewhere."""
+    return np.int64((tables.keys[slot] >> np.uint64(24)) & np.uint64(0x80))
+
+
+@inlined
 def errors_at(tables: Any, slot: Any, base: Any) -> Any:
-    """Where the errors of nine candidates around a base code begin; made where they are missing."""
-    for group in range(base // _GROUP, (base + CANDIDATES - 1) // _GROUP + 1):
-        if not tables.have_errors[slot * (ROW // _GROUP) + group]:
-            _add_errors(tables, slot, group)
-    return slot * len(tables.values) * ROW + base
+    """(origin, first column) of the errors of nine candidates around a base code.
+
+    They are worked out where they are missing.
+    """
+    group = slot * _GROUPS + base // _STEP
+    if not tables.have_errors[group]:
+        _add_errors(tables, slot, base // _STEP)
+    return group * len(tables.values) * WIDTH, base % _STEP
 
 
 @inlined
@@ -155,28 +181,27 @@ def _start(tables: Any, slot: Any, scale: Any, rule: Any) -> None:
         tables.sizes[slot * count + code] = size
         tables.units[slot * count + code] = unit
         tables.plain[slot * count + code] = plain
-    groups = ROW // _GROUP
-    tables.have_errors[slot * groups : (slot + 1) * groups] = 0
+    tables.have_errors[slot * _GROUPS : (slot + 1) * _GROUPS] = 0
     tables.have_scale[slot * _SCALES : (slot + 1) * _SCALES] = 0
 
 
 @jit.compiled(types.none(TABLES, jit.INT, jit.INT))
 def _add_errors(tables: Any, slot: Any, group: Any) -> None:
-    """Work out the errors of all codes under eight candidates."""
+    """Work out the errors of all codes under the candidates of a group."""
     count = len(tables.values)
-    tables.have_errors[slot * (ROW // _GROUP) + group] = 1
+    tables.have_errors[slot * _GROUPS + group] = 1
     # Slices, because an index that might be negative keeps a loop from being vectorised; and a loop
     # of a length that the compiler knows would be unrolled instead.
-    scales = tables.candidates[group * _GROUP : (group + 1) * _GROUP]
+    scales = tables.candidates[group * _STEP : group * _STEP + WIDTH]
     units = tables.units[slot * count : (slot + 1) * count]
-    errors = tables.errors[slot * count * ROW + group * _GROUP :]
+    errors = tables.errors[(slot * _GROUPS + group) * count * WIDTH :]
     for code in range(count):
         unit = units[code]
-        eight = errors[code * ROW : code * ROW + _GROUP]
-        for lane in range(len(eight)):
-            scale = scales[lane]
+        row = errors[code * WIDTH : (code + 1) * WIDTH]
+        for column in range(len(row)):
+            scale = scales[column]
             error = numbers.nearest(unit / scale) * scale - unit
-            eight[lane] = error * error
+            row[column] = error * error
 
 
 @jit.compiled(types.none(TABLES, jit.INT, jit.INT, RULE))
