@@ -102,12 +102,26 @@ def test_block_scales_of_every_size(top, binade):
     assert_same(stored(numbers, 1), 2.0**-binade)
 
 
-def test_what_needs_no_tables_asks_for_none(monkeypatch):
+def fp8_repack():
     numbers = codes(np.random.default_rng(0), 4 * 17, [0, 1, 2, 3, 4, 5, HALF], 0.1)
     numbers[:, ::16] = 4 * 17
-    kernel = CpuKernel(workers=1000)
-    kernel.encode(stored(numbers, -0.25), 2.0**-4, "search")
+    return stored(numbers, -0.25)
 
+
+def mxfp4():
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(0, 256, (ROWS, COLS // 2), np.uint8) | 1  # no zeros in the low nibbles
+    exponents = rng.integers(120, 128, (ROWS, COLS // 32), np.uint8)
+    weight = StoredWeight("mxfp4", "I8", ROWS, COLS, "F8_E8M0", (1, 32))
+    return window(weight, 0, pairs.tobytes(), exponents.tobytes())
+
+
+@pytest.mark.parametrize("source", [fp8_repack(), mxfp4()], ids=["FP8", "MXFP4"])
+def test_what_needs_no_tables_asks_for_none(source):
+    kernel = CpuKernel(workers=1000)
+    encoded = kernel.encode(source, 2.0**-6, "search")
+
+    assert encoded.quality == REFERENCE.encode(source, 2.0**-6, "search").quality
     assert not kernel._room.__dict__["fp8"][1].have_scale.any()
 
 

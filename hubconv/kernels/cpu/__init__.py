@@ -38,7 +38,7 @@ _MAGNITUDES = {
 }
 # How many bits of a scale's exponent and of its fraction choose its tables. Those of INT4 are BF16
 # numbers, most of them of a tensor within four binades: tables for each take 13 MB a thread.
-_SLOT_BITS = {"fp8": (4, 0), "mxfp4": (4, 0), "int4": (2, 7)}
+_SLOT_BITS = {"fp8": (4, 0), "int4": (2, 7)}
 
 
 class CpuKernel(Prompt):
@@ -203,6 +203,7 @@ class CpuKernel(Prompt):
     def _tables_for(self, kind: str, rule: Any) -> Any:
         """This thread's tables; what they hold already is good under the same rule."""
         held = self._room.__dict__
+        kind = "fp8" if kind == "mxfp4" else kind  # unpacked to its codes
         if kind not in held:
             empty = self._tables.empty_tables(_MAGNITUDES[kind], *_SLOT_BITS[kind])
             held[kind] = [rule, empty]

@@ -1,7 +1,7 @@
-"""FP8 that was born as FP4: blocks of E2M1 numbers under a power of two, found without tables.
+"""What was born as FP4: blocks of E2M1 numbers under a power of two, rounded without tables.
 
-FP8 repacks of MXFP4 experts consist of them. Such a block is exact under a scale of its own, and
-which of the nine candidates the search would take is known beforehand.
+MXFP4 and its FP8 repacks consist of them. Such a block is exact under a scale of its own, and which
+of the nine candidates the search would take is known beforehand.
 """
 
 from typing import Any, Final

@@ -1,4 +1,7 @@
-"""FP8, MXFP4 and INT4 to NVFP4 by tables, where a block of 16 never straddles two scales."""
+"""FP8, MXFP4 and INT4 to NVFP4 by tables, where a block of 16 never straddles two scales.
+
+MXFP4 is unpacked to E4M3 codes of the same numbers: what FP8 does without tables, it does too.
+"""
 
 from typing import Any, Final
 
@@ -59,7 +62,9 @@ def _tabled(
 
 
 @inlined
-def _born(data: Any, at: Any, top: Any, slot: Any, rule: Any, tabled: Any, out: Any) -> Any:
+def _born(
+    data: Any, at: Any, element: Any, top: Any, slot: Any, rule: Any, tabled: Any, out: Any
+) -> Any:
     """Round 16 E4M3 codes that were born as FP4; gives the code of their scale and their square.
 
     The square is not above 0 where they were not, and then nothing else means anything.
@@ -68,23 +73,23 @@ def _born(data: Any, at: Any, top: Any, slot: Any, rule: Any, tabled: Any, out: 
     if top == 0 or not (born.may_be(vectors.words(data, at)) and born.is_inner(plain)):
         return plain, 0.0
     flip = tables.flip_of(tabled, slot)
-    quarters = vectors.pack_born(data, at, top, flip, 0, out.codes, at >> 1)
+    quarters = vectors.pack_born(data, at, top, flip, 0, out.codes, element >> 1)
     chosen = born.scale_of(plain, top)
-    out.scales[at >> 4] = np.uint8(chosen)
+    out.scales[element >> 4] = np.uint8(chosen)
     return chosen, born.square_of(quarters, chosen, rule)
 
 
 @inlined
 def _block(
-    data: Any, at: Any, element: Any, slot: Any, can_be_born: Any, rule: Any, tabled: Any,
+    data: Any, at: Any, element: Any, slot: Any, may_be_born: Any, rule: Any, tabled: Any,
     out: Any, tally: Any,
 ) -> Any:  # fmt: skip
     """Round the 16 code bytes at a place; gives the tally with them."""
     top = vectors.largest_code(data, at)
     if not np.isfinite(tabled.sizes[slot * len(tabled.values) + top]):
         return counted(tally, np.nan, np.nan, False, 0)
-    if can_be_born:
-        chosen, square = _born(data, at, top, slot, rule, tabled, out)
+    if may_be_born:
+        chosen, square = _born(data, at, element, top, slot, rule, tabled, out)
         if square > 0:
             return counted(tally, 0.0, square, False, chosen)
     return _tabled(data, at, element, top, slot, rule, tabled, out, tally)
@@ -96,16 +101,16 @@ def _stretch(
 ) -> None:
     """Round elements of one row under one scale, from one to another."""
     tally = begun(out.figures)
-    can_be_born = rule.searched and packing == ALONE and tables.is_power(tabled, slot)
+    may_be_born = rule.searched and packing != INT4_PAIRS and tables.is_power(tabled, slot)
     for at in range(first, last, 16):
         if packing == ALONE:
-            tally = _block(data, at, at, slot, can_be_born, rule, tabled, out, tally)
+            tally = _block(data, at, at, slot, may_be_born, rule, tabled, out, tally)
             continue
         if packing == INT4_PAIRS:
             vectors.unpack_int4(data, at >> 1, tabled.unpacked)
         else:
             vectors.unpack_e2m1(data, at >> 1, tabled.unpacked)
-        tally = _block(tabled.unpacked, 0, at, slot, False, rule, tabled, out, tally)
+        tally = _block(tabled.unpacked, 0, at, slot, may_be_born, rule, tabled, out, tally)
     end(out.figures, tally)
 
 

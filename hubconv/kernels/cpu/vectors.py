@@ -22,6 +22,7 @@ WIDTH = 16
 _BYTE, _INT32, _INT = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _FLOAT, _DOUBLE = ir.FloatType(), ir.DoubleType()
 _BYTES16 = ir.VectorType(_BYTE, 16)
+_ONE = 0x38  # E4M3 of 1
 
 
 def _splat(kind: Any, value: int) -> Any:
@@ -86,13 +87,20 @@ def _put(context: Any, builder: Any, kind: Any, array: Any, codes: Any) -> None:
 
 @intrinsic
 def unpack_e2m1(typing: Any, pairs: Any, at: Any, unpacked: Any) -> Any:
-    """Write the 16 codes of 8 bytes of E2M1 pairs, their signs in bit 7 as those of E4M3."""
+    """Write the 16 numbers of 8 bytes of E2M1 pairs as E4M3 codes.
+
+    From 1 on both count halves of binades, E4M3 in steps of four codes; 0 and 0.5 do not fit in.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         codes = _nibbles(context, builder, signature.args[0], args[0], args[1])
         signs = builder.shl(builder.and_(codes, _splat(_BYTES16, 8)), _splat(_BYTES16, 4))
-        codes = builder.or_(builder.and_(codes, _splat(_BYTES16, 7)), signs)
-        _put(context, builder, signature.args[2], args[2], codes)
+        sizes = builder.and_(codes, _splat(_BYTES16, 7))
+        found = builder.add(builder.shl(sizes, _splat(_BYTES16, 2)), _splat(_BYTES16, _ONE - 8))
+        for size, code in ((0, 0), (1, _ONE - 8)):
+            is_it = builder.icmp_unsigned("==", sizes, _splat(_BYTES16, size))
+            found = builder.select(is_it, _splat(_BYTES16, code), found)
+        _put(context, builder, signature.args[2], args[2], builder.or_(found, signs))
         return context.get_dummy_value()
 
     return types.none(pairs, at, unpacked), generate
