@@ -9,22 +9,18 @@ before they were stored as FP8, as DeepSeek V4's experts are in FP8 repacks.
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import eager
+from sources import SOURCES
 
 from hubconv.formats import nvfp4
 from hubconv.formats.nvfp4 import Quality
-from hubconv.formats.stored import StoredWeight, Window, dequantize, window
+from hubconv.formats.stored import Window, dequantize
 from hubconv.kernels import Kernel, choose
-
-BLOCK = 128
 
 
 def main() -> None:
@@ -58,61 +54,6 @@ def measured(kernel: Kernel, source: Window) -> dict[str, Quality]:
         "amax": kernel.encode(source, nvfp4.global_scale_amax(amax), "amax").quality,
         "search": kernel.encode(source, nvfp4.global_scale(amax), "search").quality,
     }
-
-
-def fp8(weights: Tensor, *, power_of_two: bool) -> Window:
-    """[rows, cols] float32 weights as FP8 with one scale per 128x128 block.
-
-    Args:
-        weights: Rows and columns are multiples of 128.
-        power_of_two: Scales are powers of two in E8M0, otherwise amax / 448 in float32.
-    """
-    rows, cols = weights.shape
-    blocks = weights.view(rows // BLOCK, BLOCK, cols // BLOCK, BLOCK)
-    scales = blocks.abs().amax((1, 3)) / 448
-    if power_of_two:
-        scales = scales.log2().ceil().exp2()
-    codes = (blocks / scales[:, None, :, None]).clamp(-448, 448).to(torch.float8_e4m3fn)
-    weight = StoredWeight("fp8", "F8_E4M3", rows, cols, "F32", (BLOCK, BLOCK))
-    return window(weight, 0, codes.view(torch.uint8).numpy().tobytes(), scales.numpy().tobytes())
-
-
-def born_fp4(weights: Tensor) -> Tensor:
-    """The nearest MXFP4 values, exponents as the OCP specification sets them."""
-    groups = weights.view(-1, 32)
-    units = (groups.abs().amax(1, keepdim=True).log2().floor() - 2).exp2()
-    grid = torch.tensor(nvfp4.E2M1)
-    midpoints = (grid[1:] + grid[:-1]) / 2
-    rounded = grid[torch.searchsorted(midpoints, (groups / units).abs())] * units
-    return torch.copysign(rounded, groups).view_as(weights)
-
-
-def gaussian(rows: int, cols: int) -> Tensor:
-    """Normal weights, as most projections have them."""
-    return torch.randn(rows, cols) * 0.02
-
-
-def laplace(rows: int, cols: int) -> Tensor:
-    """Heavier tails than Gaussian."""
-    return torch.distributions.Laplace(0.0, 0.02).sample((rows, cols))
-
-
-def student(rows: int, cols: int) -> Tensor:
-    """Far heavier tails: Student's t with four degrees of freedom."""
-    sample = np.random.default_rng(torch.initial_seed()).standard_t(4, (rows, cols))
-    return torch.from_numpy(sample * 0.02).float()
-
-
-SOURCES: dict[str, Callable[[int, int], Window]] = {
-    "Gaussian": lambda rows, cols: fp8(gaussian(rows, cols), power_of_two=False),
-    "Gaussian, UE8M0 scales": lambda rows, cols: fp8(gaussian(rows, cols), power_of_two=True),
-    "Laplace": lambda rows, cols: fp8(laplace(rows, cols), power_of_two=False),
-    "Student t(4)": lambda rows, cols: fp8(student(rows, cols), power_of_two=False),
-    "born FP4, Gaussian": lambda rows, cols: fp8(born_fp4(gaussian(rows, cols)), power_of_two=True),
-    "born FP4, Student t(4)": lambda rows, cols: fp8(
-        born_fp4(student(rows, cols)), power_of_two=True
-    ),
-}
 
 
 if __name__ == "__main__":

@@ -16,20 +16,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import eager
+from sources import SOURCES
 
 from hubconv.errors import ResourceError
 from hubconv.formats import nvfp4
-from hubconv.formats.stored import StoredWeight, Window, dequantize, window
+from hubconv.formats.stored import Window, dequantize
 from hubconv.kernels import Kernel
 from hubconv.kernels.cpu import CpuKernel
 from hubconv.kernels.reference import ReferenceKernel
 
-BLOCK = 128
 OUTPUT_BYTES = 1 / 2 + 1 / 16  # of each weight
 COPIED_BYTES = 1 << 28
 
@@ -63,17 +62,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2048, help="a multiple of 128")
     parser.add_argument("--cols", type=int, default=4096, help="a multiple of 128")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--power-of-two", action="store_true", help="UE8M0 scales")
+    parser.add_argument("--weights", choices=SOURCES, default="Gaussian", help="what they are like")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     torch.manual_seed(asked.seed)
-    source = fp8(asked.rows, asked.cols, power_of_two=asked.power_of_two)
+    source = SOURCES[asked.weights](asked.rows, asked.cols)
     contestants = [*on_cpu(source), *on_cuda(source)]
     for contestant in contestants:
         contestant.convert()  # what is done once only
     rounds = [race(contestants) for _ in range(asked.rounds)]
     print(
-        f"{asked.rows}x{asked.cols}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        f"{asked.weights}, {asked.rows}x{asked.cols}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     show(contestants, rounds, asked.rows * asked.cols)
 
@@ -199,18 +199,6 @@ def copies() -> tuple[float, float]:
         return COPIED_BYTES / statistics.median(times)
 
     return 2 * rate(other, there), rate(there, here)
-
-
-def fp8(rows: int, cols: int, *, power_of_two: bool) -> Window:
-    """Gaussian weights as FP8 with one scale per 128x128 block."""
-    blocks = torch.randn(rows // BLOCK, BLOCK, cols // BLOCK, BLOCK) * 0.02
-    scales = blocks.abs().amax((1, 3)) / 448
-    if power_of_two:
-        scales = scales.log2().ceil().exp2()
-    codes = (blocks / scales[:, None, :, None]).clamp(-448, 448).to(torch.float8_e4m3fn)
-    raw = codes.view(torch.uint8).numpy().reshape(-1)
-    weight = StoredWeight("fp8", "F8_E4M3", rows, cols, "F32", (BLOCK, BLOCK))
-    return window(weight, 0, raw, scales.numpy().reshape(-1).view(np.uint8))
 
 
 if __name__ == "__main__":
