@@ -1,15 +1,14 @@
 """What this machine has, as far as a run may take it."""
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from hubconv import allowance
 
 if TYPE_CHECKING:
     from hubconv.steps.machine import Machine
-
-_CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
 
 def machine_of(
@@ -27,18 +26,10 @@ def machine_of(
     from hubconv.steps.machine import Machine
 
     return Machine(
-        cores or len(os.sched_getaffinity(0)),
-        memory_bytes or _memory_bytes(),
+        cores or allowance.cores(),
+        memory_bytes or allowance.memory_bytes(),
         disk_bytes or _free_bytes(Path(folder or tempfile.gettempdir())),
     )
-
-
-def _memory_bytes() -> int:
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(whole, int(_CGROUP_LIMIT.read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit
-        return whole
 
 
 def _free_bytes(folder: Path) -> int:

@@ -7,13 +7,13 @@ written shard by shard.
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hubconv import allowance
 from hubconv.errors import HeaderError
 from hubconv.formats.checkpoint import INDEX_NAME, nbytes_of, write_header, write_index
 from hubconv.formats.dtypes import alignment
@@ -82,7 +82,7 @@ def write_checkpoint(
 
 def _writers(total_bytes: int) -> Executor:
     """What writes shards: for large ones processes, since numbers are made under Python's lock."""
-    cores = len(os.sched_getaffinity(0))
+    cores = allowance.cores()
     if total_bytes < WORTH_PROCESSES_BYTES:
         return ThreadPoolExecutor(cores)
     return ProcessPoolExecutor(cores, multiprocessing.get_context("forkserver"))

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from hubconv import allowance
 from hubconv.ends import Staging
 from hubconv.engines import forward
 from hubconv.engines.cluster_shift import Shift, alive, answering, brief
@@ -191,7 +192,7 @@ class Cluster:
             self._around.callback(os.environ.pop, "RAY_AUTH_MODE", None)
         ray.init(
             "local", include_dashboard=False, object_store_memory=STORE_BYTES,
-            num_cpus=len(os.sched_getaffinity(0)), _temp_dir=str(folder), **_QUIET,
+            num_cpus=allowance.cores(), _temp_dir=str(folder), **_QUIET,
         )  # fmt: skip
 
     def _close(self) -> None:

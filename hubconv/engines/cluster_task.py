@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from hubconv import allowance
 from hubconv.engines.forward import Forward
 from hubconv.engines.post import Order, Post, as_told, at_post, make
 from hubconv.errors import StoppedError
@@ -68,7 +69,7 @@ class Place:
     @property
     def on_machine(self) -> int:
         """Units that this machine may make at a time."""
-        cores = len(os.sched_getaffinity(0))
+        cores = allowance.cores()
         return max(1, cores // self.cpus) if self.cpus else max(1, round(1 / self.gpus))
 
 

@@ -1,13 +1,11 @@
 """The reference kernel: torch, on a CPU or a CUDA device, a chunk of rows at a time."""
 
-import os
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hubconv import devices
+from hubconv import allowance, devices
 from hubconv.formats import recodes
 from hubconv.formats.nvfp4 import BLOCK, MIN_SEARCHED_SCALE, Encoded, Quality, Scales
 from hubconv.formats.stored import Bytes2D, Window
@@ -36,7 +34,7 @@ class ReferenceKernel(Prompt):
     def __init__(self, device: str, workers: int = 1) -> None:
         self._device = torch.device(devices.named(device))
         if workers > 1:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+            torch.set_num_threads(max(1, allowance.cores() // workers))
         self._elements = _CPU_ELEMENTS if self._device.type == "cpu" else _CUDA_ELEMENTS
 
     @property

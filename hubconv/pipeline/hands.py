@@ -3,13 +3,12 @@
 It is begun before there is a plan, so that devices wake and libraries load while headers are read.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from hubconv import devices
+from hubconv import allowance, devices
 from hubconv.ends import Staging
 from hubconv.engines.threads import run_units
 from hubconv.errors import UsageError
@@ -70,9 +69,8 @@ class InThreads:
         self, run: "Run", staging: Staging, units: Sequence[Unit], ending: Ending | None
     ) -> list[UnitRecord]:
         """Make units and note each in the journal."""
-        wanted = (
-            _cores() if run.request.is_local else hub_workers(_cores(), streams=staging.streams)
-        )
+        cores = allowance.cores()
+        wanted = cores if run.request.is_local else hub_workers(cores, streams=staging.streams)
         workers = run.request.workers or max(1, min(wanted, len(units)))
         kernel = self._starting.kernel(workers, sum(unit.nbytes for unit in units))
 
@@ -180,7 +178,7 @@ def post_of(run: "Run") -> "Post":
 
 def _suits(request: Request) -> str:
     """Between folders Python's lock is what many cores wait for; at the Hub it is the line."""
-    workers = request.workers or _cores()
+    workers = request.workers or allowance.cores()
     if not request.is_local or (workers < 2 * THREADS and len(_gpus(request)) < 2):
         return "threads"
     return "processes" if _bytes_of(request.source) >= WORTH_PROCESSES_BYTES else "threads"
@@ -190,7 +188,7 @@ def manned(request: Request) -> tuple[list[str], int]:
     """A device for each process, and the units that each makes at a time."""
     every = _gpus(request) or [devices.named(request.device)]
     workers = request.workers or (
-        _cores() if request.is_local else hub_workers(_cores()) * len(every)
+        allowance.cores() if request.is_local else hub_workers(allowance.cores()) * len(every)
     )
     count = max(len(every), -(-workers // THREADS))
     return [every[number % len(every)] for number in range(count)], -(-workers // count)
@@ -205,10 +203,6 @@ def _gpus(request: Request) -> list[str]:
 
 def _limits(workers: int) -> Limits:
     return Limits(held_bytes=min(Limits().held_bytes, HELD_BYTES // workers))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _bytes_of(word: str) -> int:

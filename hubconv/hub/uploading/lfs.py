@@ -1,11 +1,11 @@
 """Uploads by plain LFS: a finished file, whole, or in parts over several connections."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hubconv import allowance
 from hubconv.ends import StagedFile
 from hubconv.errors import IntegrityError
 from hubconv.hub.client import HubClient
@@ -88,5 +88,5 @@ class LfsLine:
 
 def _sender() -> tuple[str, str]:
     """The child process that sends parts on this machine, and whose way it is."""
-    is_small = len(os.sched_getaffinity(0)) <= FEW_CORES
+    is_small = allowance.cores() <= FEW_CORES
     return ("plain_child", "the client") if is_small else ("parts_child", "hf_transfer")

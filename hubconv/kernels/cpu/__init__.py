@@ -1,7 +1,6 @@
 """The kernel for CPUs: numba, on threads of its own. The bytes are those of the reference."""
 
 import math
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from hubconv import allowance
 from hubconv.formats import recodes
 from hubconv.formats.nvfp4 import BLOCK, E2M1_VALUES, E4M3_VALUES, Encoded, Quality, Scales
 from hubconv.formats.stored import (
@@ -57,7 +57,7 @@ class CpuKernel(Prompt):
         self._exact = exact
         self._coded, self._floats, self._largest = coded, floats, largest
         self._arguments, self._tables = arguments, tables
-        cores = len(os.sched_getaffinity(0))
+        cores = allowance.cores()
         self._threads = max(1, cores // max(1, workers))
         self._pool = ThreadPoolExecutor(cores, "hubconv-cpu") if self._threads > 1 else None
         self._room = threading.local()
