@@ -31,7 +31,7 @@ def _quotas() -> Iterator[float]:
     """How many processors each limit comes to: https://docs.kernel.org/admin-guide/cgroup-v2.html."""
     pairs = [text.split() for text in _read("cpu.max")]
     old = [_read_first(f"cpu/cpu.cfs_{name}_us") for name in ("quota", "period")]
-    pairs += zip(*old, strict=False)
+    pairs.append([number for numbers in old for number in numbers])
     for words in pairs:
         # "max", and -1 of version 1, stand for no limit.
         if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
