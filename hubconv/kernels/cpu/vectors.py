@@ -13,6 +13,7 @@ from numba.core import cgutils
 
 from hubconv.formats.nvfp4 import E2M1
 from hubconv.formats.stored import INT4_ZERO
+from hubconv.kernels.cpu import numbers
 from hubconv.kernels.cpu.jit import intrinsic
 
 CANDIDATES = 9
@@ -22,7 +23,6 @@ WIDTH = 16
 _BYTE, _INT32, _INT = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _FLOAT, _DOUBLE = ir.FloatType(), ir.DoubleType()
 _BYTES16 = ir.VectorType(_BYTE, 16)
-_ONE = 0x38  # E4M3 of 1
 
 
 def _splat(kind: Any, value: int) -> Any:
@@ -96,8 +96,9 @@ def unpack_e2m1(typing: Any, pairs: Any, at: Any, unpacked: Any) -> Any:
         codes = _nibbles(context, builder, signature.args[0], args[0], args[1])
         signs = builder.shl(builder.and_(codes, _splat(_BYTES16, 8)), _splat(_BYTES16, 4))
         sizes = builder.and_(codes, _splat(_BYTES16, 7))
-        found = builder.add(builder.shl(sizes, _splat(_BYTES16, 2)), _splat(_BYTES16, _ONE - 8))
-        for size, code in ((0, 0), (1, _ONE - 8)):
+        half = numbers.ONE - 8
+        found = builder.add(builder.shl(sizes, _splat(_BYTES16, 2)), _splat(_BYTES16, half))
+        for size, code in ((0, 0), (1, half)):
             is_it = builder.icmp_unsigned("==", sizes, _splat(_BYTES16, size))
             found = builder.select(is_it, _splat(_BYTES16, code), found)
         _put(context, builder, signature.args[2], args[2], builder.or_(found, signs))
