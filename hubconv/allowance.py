@@ -23,37 +23,30 @@ def cores() -> int:
 def memory_bytes() -> int:
     """Memory of this machine, or of the container."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [*_read("memory.max"), *_read_first("memory/memory.limit_in_bytes")]
+    limits = [*_limits("memory.max"), _told(_GROUPS / "memory/memory.limit_in_bytes")]
     return min([whole, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
 def _quotas() -> Iterator[float]:
     """How many processors each limit comes to: https://docs.kernel.org/admin-guide/cgroup-v2.html."""
-    pairs = [text.split() for text in _read("cpu.max")]
-    old = [_read_first(f"cpu/cpu.cfs_{name}_us") for name in ("quota", "period")]
-    pairs.append([number for numbers in old for number in numbers])
-    for words in pairs:
+    old = [_told(_GROUPS / f"cpu/cpu.cfs_{name}_us") for name in ("quota", "period")]
+    for words in (*(limit.split() for limit in _limits("cpu.max")), old):
         # "max", and -1 of version 1, stand for no limit.
         if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
             yield int(words[0]) / int(words[1])
 
 
-def _read(name: str) -> Iterator[str]:
-    """A file of the process's own group and of all above it, where they have it."""
-    try:
-        lines = _OWN.read_text().splitlines()
-    except OSError:
-        lines = []
-    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    place = _GROUPS / own.strip("/")
-    for group in dict.fromkeys((place, *place.parents, _GROUPS)):
-        if group.is_relative_to(_GROUPS):
-            yield from _read_first(str((group / name).relative_to(_GROUPS)))
+def _limits(name: str) -> list[str]:
+    """What a file says in the process's own group and in all above it."""
+    lines = _told(_OWN).splitlines()
+    own = _GROUPS / next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+    groups = [group for group in (own, *own.parents) if group.is_relative_to(_GROUPS)]
+    return [_told(group / name) for group in groups]
 
 
-def _read_first(name: str) -> list[str]:
-    """What a file below the groups says; nothing where there is none."""
+def _told(file: Path) -> str:
+    """What a file says; nothing where there is none."""
     try:
-        return [(_GROUPS / name).read_text().strip()]
+        return file.read_text().strip()
     except OSError:
-        return []
+        return ""

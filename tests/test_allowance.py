@@ -56,24 +56,20 @@ def test_every_group_above_the_own_one_counts(machine):
     assert (allowance.cores(), allowance.memory_bytes()) == (3, 5_000_000)
 
 
-def test_groups_of_version_1(machine):
+@pytest.mark.parametrize(
+    ("quota", "limit", "cores", "memory"),
+    [(150_000, 7_000_000, 2, 7_000_000), (-1, LARGE, 16, None)],
+    ids=["limited", "without a limit"],
+)
+def test_groups_of_version_1(machine, quota, limit, cores, memory):
+    whole = allowance.memory_bytes()
     machine(
         own="4:memory:/docker/1\n",
-        cpu__cpu_DOT_cfs_quota_us="150000\n",
+        cpu__cpu_DOT_cfs_quota_us=f"{quota}\n",
         cpu__cpu_DOT_cfs_period_us="100000\n",
-        memory__memory_DOT_limit_in_bytes="7000000\n",
+        memory__memory_DOT_limit_in_bytes=f"{limit}\n",
     )
-    assert (allowance.cores(), allowance.memory_bytes()) == (2, 7_000_000)
-
-
-def test_groups_of_version_1_without_a_limit(machine):
-    machine(
-        cpu__cpu_DOT_cfs_quota_us="-1\n",
-        cpu__cpu_DOT_cfs_period_us="100000\n",
-        memory__memory_DOT_limit_in_bytes=f"{LARGE}\n",
-    )
-    assert allowance.cores() == 16
-    assert allowance.memory_bytes() < LARGE
+    assert (allowance.cores(), allowance.memory_bytes()) == (cores, memory or whole)
 
 
 def test_no_groups_at_all(machine):
